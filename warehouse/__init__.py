@@ -1,0 +1,1 @@
+"""Everything that knows an engine: connection, landing, model runner, publication, expectations, readers."""

@@ -1,0 +1,91 @@
+"""A brand's home: the one folder that holds its configuration, data, runs and logs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdp.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths inside a brand's home. Nothing is created by asking for a path."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config"
+
+    @property
+    def inbox(self) -> Path:
+        """Where exported files arrive; the file sensor watches it."""
+        return self.root / "inbox"
+
+    @property
+    def raw(self) -> Path:
+        """`<source>/<stream>/<batch>.parquet`, append-only."""
+        return self.root / "data" / "raw"
+
+    @property
+    def rejects(self) -> Path:
+        return self.root / "data" / "rejects"
+
+    @property
+    def landing_ledger(self) -> Path:
+        """SQLite: which batches are committed, with their counts and the state to resume from."""
+        return self.root / "data" / "landing.sqlite"
+
+    @property
+    def warehouse(self) -> Path:
+        """The internal DuckDB file: raw views, staging, identity, activation. One writer."""
+        return self.root / "data" / "warehouse.duckdb"
+
+    @property
+    def marts(self) -> Path:
+        """The DuckDB file that marts are built in; a copy of it is what gets published."""
+        return self.root / "data" / "marts.duckdb"
+
+    @property
+    def published(self) -> Path:
+        """`marts-<version>.duckdb` files and `current.json`."""
+        return self.root / "data" / "published"
+
+    @property
+    def sync_ledger(self) -> Path:
+        """SQLite: tag register, plans, operations, attempts, outcomes, audit."""
+        return self.root / "data" / "sync.sqlite"
+
+    @property
+    def plans(self) -> Path:
+        return self.root / "data" / "plans"
+
+    @property
+    def secrets(self) -> Path:
+        """Keys made by the platform itself (mode 600); a brand's own secrets come from the environment."""
+        return self.root / "secrets"
+
+    @property
+    def dagster(self) -> Path:
+        return self.root / "dagster"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def require(self) -> Home:
+        """This home, once it is known to be one. Raises `ConfigError` otherwise."""
+        if not (self.config / "cdp.yaml").is_file():
+            raise ConfigError(
+                f"{self.root} is not a home: `config/cdp.yaml` is not there",
+                hint=f"`cdp init {self.root}` makes one, or give another with `--home DIR` or CDP_HOME",
+            )
+        return self
+
+
+def home_from(directory: str | Path | None, environment: Mapping[str, str] = os.environ) -> Home:
+    """The home named by *directory*, else by CDP_HOME, else the current folder."""
+    return Home(Path(directory or environment.get("CDP_HOME") or ".").expanduser().resolve())

@@ -1,0 +1,1 @@
+"""WeCom (企业微信): customers and their tags, read as streams and written as tags."""

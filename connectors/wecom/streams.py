@@ -1,0 +1,96 @@
+"""What the WeCom source gives, stream by stream. All are snapshots: a clean pull holds everything that exists.
+
+One row of `relations` is one (staff, customer) pair: WeCom keeps remarks, tags and the time of adding per pair, not per
+customer. Instants are UTC. Source: the customer-contact interfaces (客户联系) of the WeCom API.
+"""
+
+from __future__ import annotations
+
+from cdp.streams import Column, Stream
+
+FAMILY = "wecom"
+
+
+def _stream(name: str, key: tuple[str, ...], description: str, *columns: Column) -> Stream:
+    return Stream(family=FAMILY, name=name, key=key, columns=columns, mode="snapshot", description=description)
+
+
+STAFF = _stream(
+    "staff",
+    ("corpid", "userid"),
+    "One row per staff member who may have customers and whom the app can see.",
+    Column("userid", required=True, description="staff id inside the corp; case-sensitive"),
+    Column("corpid", required=True),
+    Column("name", sensitivity="personal", description="empty where the app may not read the address book"),
+    Column("department", "json", description="department ids"),
+    Column("status", "int", description="1 active, 2 disabled, 4 not activated, 5 left"),
+)
+
+RELATIONS = _stream(
+    "relations",
+    ("corpid", "userid", "external_userid"),
+    "One row per (staff, customer) pair.",
+    Column("userid", required=True),
+    Column("external_userid", required=True),
+    Column("corpid", required=True),
+    Column("unionid", sensitivity="personal", description="only WeChat users, only with an open-platform account bound"),
+    Column("type", "int", description="1 WeChat user, 2 WeCom user"),
+    Column("name", sensitivity="personal"),
+    Column("gender", "int", description="0 unknown, 1 male, 2 female"),
+    Column("avatar", sensitivity="personal"),
+    Column("corp_name", description="type 2 only"),
+    Column("position", description="type 2 only"),
+    Column("remark", sensitivity="personal", description="what this staff member calls the customer"),
+    Column("description", sensitivity="personal"),
+    Column("added_at", "timestamp", description="start of this relation"),
+    Column("tag_ids", "text_list", description="corp and strategy tags on this pair; personal tags have no id"),
+    Column("remark_mobiles", "text_list", sensitivity="personal"),
+    Column("oper_userid", description="who started the relation: staff, the customer, a sharer or an admin"),
+    Column("add_way", "int", description="how the customer was added (来源); unknown values are kept"),
+    Column("state", description="channel parameter of the contact way (活码) or acquisition link"),
+    Column("read_at", "timestamp", description="when this pair was read; the base of a sync plan is this old"),
+)
+
+TAGS = _stream(
+    "tags",
+    ("corpid", "tag_id"),
+    "One row per corp tag of the library.",
+    Column("tag_id", required=True),
+    Column("corpid", required=True),
+    Column("tag_name"),
+    Column("group_id"),
+    Column("group_name"),
+    Column("group_order", "int", description="higher shows first"),
+    Column("tag_order", "int", description="higher shows first"),
+    Column("created_at", "timestamp"),
+)
+
+GROUP_CHATS = _stream(
+    "group_chats",
+    ("corpid", "chat_id"),
+    "One row per customer group (客户群).",
+    Column("chat_id", required=True),
+    Column("corpid", required=True),
+    Column("name"),
+    Column("owner", description="userid of the owning staff member"),
+    Column("status", "int", description="0 normal, 1 owner left, 2 inheriting, 3 inherited"),
+    Column("created_at", "timestamp"),
+)
+
+GROUP_MEMBERS = _stream(
+    "group_members",
+    ("corpid", "chat_id", "member_id"),
+    "One row per member of a customer group.",
+    Column("chat_id", required=True),
+    Column("member_id", required=True, description="userid of staff, external_userid of a customer"),
+    Column("corpid", required=True),
+    Column("member_type", "int", description="1 staff, 2 external"),
+    Column("unionid", sensitivity="personal"),
+    Column("join_at", "timestamp"),
+    Column("join_scene", "int", description="1 invited, 2 link, 3 QR code"),
+    Column("invitor", description="userid of who invited"),
+    Column("state", description="channel parameter of the group join way"),
+    Column("name", sensitivity="personal"),
+)
+
+STREAMS: tuple[Stream, ...] = (STAFF, RELATIONS, TAGS, GROUP_CHATS, GROUP_MEMBERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
+from datetime import UTC, datetime, time, timedelta
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -33,3 +34,12 @@ class BrandConfig(Strict):
         if value not in zoneinfo.available_timezones():
             raise ValueError("expected the name of a time zone such as Asia/Shanghai")
         return value
+
+    def instant(self, text: str) -> datetime:
+        """*text* as a UTC instant. A bare date means the end of that day in the brand's zone; an instant without an
+        offset is in the brand's zone. ValueError when it is neither."""
+        zone = zoneinfo.ZoneInfo(self.timezone)
+        value = datetime.fromisoformat(text)
+        if len(text) <= 10:
+            value = datetime.combine(value.date() + timedelta(days=1), time.min)
+        return (value if value.tzinfo else value.replace(tzinfo=zone)).astimezone(UTC)

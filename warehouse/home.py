@@ -6,8 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import BaseModel
+
+from cdp.config import parse
 from cdp.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -89,3 +95,13 @@ class Home:
 def home_from(directory: str | Path | None, environment: Mapping[str, str] = os.environ) -> Home:
     """The home named by *directory*, else by CDP_HOME, else the current folder."""
     return Home(Path(directory or environment.get("CDP_HOME") or ".").expanduser().resolve())
+
+
+def load_config(home: Home, name: str, model: type[M]) -> M:
+    """`config/<name>` of *home*, validated. Raises `ConfigError` with file, line and the nearest valid name."""
+    path = home.config / name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not there", hint="`cdp init DIR` writes every configuration file") from error
+    return parse(text, model, file=str(path))

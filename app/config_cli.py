@@ -1,0 +1,67 @@
+"""`cdp config`: which file is which model, checking all of them at once, JSON Schemas for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from app.context import config, console
+from cdp.brand import BrandConfig
+from cdp.errors import ConfigError
+from cdp.funnels.config import FunnelsConfig
+from cdp.identity.rules import IdentityRules
+from cdp.metrics.config import MetricsConfig
+from cdp.sync.config import SyncConfig
+from cdp.tags.config import TagsConfig
+from connectors.settings import SourcesConfig
+
+app = typer.Typer(no_args_is_help=True)
+
+# Every configuration file of a home and what it must be.
+FILES: dict[str, type[BaseModel]] = {
+    "cdp.yaml": BrandConfig,
+    "sources.yaml": SourcesConfig,
+    "identity.yaml": IdentityRules,
+    "tags.yaml": TagsConfig,
+    "funnels.yaml": FunnelsConfig,
+    "metrics.yaml": MetricsConfig,
+    "sync.yaml": SyncConfig,
+}
+
+
+@app.command()
+def check() -> None:
+    """Validate every file of the home and tell all faults at once."""
+    faults = []
+    for name, model in FILES.items():
+        try:
+            config(name, model)
+            console.print(f"[green]✓[/] {name}")
+        except ConfigError as error:
+            console.print(f"[red]✗[/] {name}")
+            faults.append(error.message)
+    if faults:
+        raise ConfigError("\n".join(faults), hint="mend the lines above; the schemas in config/schemas help an editor")
+
+
+@app.command()
+def schema(directory: Annotated[Path, typer.Argument(help="folder to write to")] = Path("config/schemas")) -> None:
+    """Write a JSON Schema of every configuration file, for editors."""
+    for path in write_schemas(directory):
+        console.print(f"[green]✓[/] {path}")
+
+
+def write_schemas(directory: Path) -> list[Path]:
+    """One `<file>.json` for each configuration file; returns the paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, model in FILES.items():
+        path = directory / f"{name.removesuffix('.yaml')}.json"
+        text = json.dumps(model.model_json_schema(), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written

@@ -1,0 +1,55 @@
+"""What every verb needs: the home it works on, the brand's configuration, and where to print."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from cdp.brand import BrandConfig
+from warehouse.home import Home, home_from, load_config
+
+M = TypeVar("M", bound=BaseModel)
+
+console = Console()
+errors = Console(stderr=True)
+
+_chosen: dict[str, str | None] = {"home": None}
+
+
+def choose_home(directory: str | None) -> None:
+    """Remember the `--home` of this invocation."""
+    _chosen["home"] = directory
+
+
+def home() -> Home:
+    """The home this invocation works on. Raises `ConfigError` when the folder is not one."""
+    return home_path().require()
+
+
+def home_path() -> Home:
+    """The same without asking whether it exists yet."""
+    return home_from(_chosen["home"])
+
+
+def brand() -> BrandConfig:
+    """`config/cdp.yaml` of the home."""
+    return config("cdp.yaml", BrandConfig)
+
+
+def config(name: str, model: type[M]) -> M:
+    """One configuration file of the home, validated. Raises `ConfigError` with file and line."""
+    return load_config(home(), name, model)
+
+
+def instant(text: str | None) -> datetime:
+    """An `--as-of` value as a UTC instant: a date means the end of that day in the brand's zone; None means now."""
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        return brand().instant(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"expected a date (2026-11-20) or an ISO instant, found `{text}`") from error

@@ -33,7 +33,9 @@ def parse(text: str, model: type[M], *, file: str) -> M:
         return model.model_validate(_plain(data))
     except ValidationError as error:
         faults = [_fault(file, data, model, item) for item in error.errors(include_url=False)]
-        raise ConfigError("\n".join(faults), hint=f"mend {file}; `cdp config check` tells all faults of a home") from error
+        raise ConfigError(
+            "\n".join(faults), hint=f"mend {file}; `cdp config check` tells all faults of a home"
+        ) from error
 
 
 def _load(text: str, file: str) -> CommentedMap:
@@ -66,7 +68,7 @@ def _plain(node: Any) -> Any:
 
 
 def _fault(file: str, data: CommentedMap, model: type[BaseModel], item: Any) -> str:
-    path = [part for part in item["loc"]]
+    path = [*item["loc"], *item.get("ctx", {}).get("path", ())]  # a validator may point deeper than its own field
     line = line_of(data, path)
     where = ".".join(str(part) for part in path) or "(top)"
     message = item["msg"]
@@ -79,7 +81,7 @@ def _fault(file: str, data: CommentedMap, model: type[BaseModel], item: Any) -> 
         message = f"expected one of {', '.join(expected)}; found `{found}`" + nearest(str(found), expected)
     elif item["type"] == "missing":
         message = f"`{path[-1]}` is missing"
-    elif isinstance(found, (str, int, float, bool)):
+    elif isinstance(found, (str, int, float, bool)) and item["type"] != "plain_secret":
         message = f"{message}; found `{found}`"
     return f"{file}:{line}: {where}: {message}"
 

@@ -132,6 +132,21 @@ class SourceCheck:
     sample: pl.DataFrame | None = None
 
 
+@dataclass(frozen=True)
+class RawSource:
+    """What SQL may know of one configured source; holds no secret.
+
+    *settings*: rows of `raw._source_settings`. *identity_fields*: rows (field, type, scope) of `raw._identity_fields`,
+    which say what identifier a native id field of a tracking source holds.
+    """
+
+    name: str
+    connector: str
+    family: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    identity_fields: tuple[tuple[str, str, str], ...] = ()
+
+
 class Connector(Protocol):
     """One configured source. `pull` yields from *state* (empty = from the start) and may be stopped at any batch."""
 

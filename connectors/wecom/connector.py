@@ -1,0 +1,188 @@
+"""WeCom as a source: pulls staff, relations, tag library and customer groups page by page."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import polars as pl
+
+from cdp.errors import CdpError, ConfigError
+from cdp.streams import Batch, SourceCheck, Stream
+from connectors.wecom import parse, streams
+from connectors.wecom.client import BATCH_STAFF, Limits, WeComClient
+from connectors.wecom.replies import WeComError
+
+if TYPE_CHECKING:
+    from connectors.registry import SourceContext
+    from connectors.settings import WeComSource
+
+ROWS_PER_BATCH = 20_000
+MASKED = ("unionid", "name", "avatar", "remark", "description", "remark_mobiles")
+
+
+def build(context: SourceContext) -> WeComConnector:
+    """The connector of a configured source. Raises `ConfigError` when its secret is not set; connects to nothing."""
+    client = client_of(context.settings, root=context.root, environment=context.environment, where=context.name)
+    return WeComConnector(client, now=context.now, only=context.settings.streams)
+
+
+def client_of(
+    settings: WeComSource,
+    *,
+    root: Any,
+    environment: Mapping[str, str],
+    where: str = "wecom",
+    transport: httpx.BaseTransport | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    limits: Limits | None = None,
+) -> WeComClient:
+    """A client for a configured WeCom source; reading and syncing use the same. *limits* replaces `options`."""
+    from connectors.settings import resolve  # the settings module imports every mapping model; reading needs none
+
+    names = {name: getattr(settings, name) for name in ("corpid", "secret", "base_url")}
+    values = {
+        name: resolve(value, environment, root, where=f"sources.{where}.{name}") for name, value in names.items()
+    }
+    known = set(Limits.__dataclass_fields__)
+    unknown = set(settings.options) - known
+    if unknown:
+        raise ConfigError(
+            f"sources.{where}.options: unknown {', '.join(sorted(unknown))}", hint=f"valid: {', '.join(sorted(known))}"
+        )
+    limits = limits or Limits(**settings.options)
+    return WeComClient(
+        values["base_url"], values["corpid"], values["secret"], transport=transport, limits=limits, clock=clock, sleep=sleep
+    )
+
+
+class WeComConnector:
+    """Reads one corp through one app. *now* (UTC) is written to each relation as the time it was read.
+
+    Every stream is pulled in full. `relations` keeps its place (staff list, chunk, cursor) after each batch, so that an
+    interrupted pull goes on where it stopped; the place is dropped when the staff list has changed meanwhile, or when
+    WeCom refuses the saved cursor.
+    """
+
+    def __init__(self, client: WeComClient, *, now: datetime, only: Sequence[str] | None = None) -> None:
+        self._client = client
+        self._now = now
+        self._only = None if only is None else set(only)
+
+    def streams(self) -> tuple[Stream, ...]:
+        return tuple(stream for stream in streams.STREAMS if self._only is None or stream.name in self._only)
+
+    def pull(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
+        """Batches of *stream*; the last one of a clean pull is complete. Raises `WeComError`."""
+        if stream.name == streams.RELATIONS.name:
+            yield from self._relations(stream, state)
+        else:
+            yield getattr(self, f"_{stream.name}")(stream)
+
+    def check(self) -> SourceCheck:
+        """Credentials, staff, relations of the first staff member, tag library: one line each."""
+        steps: list[tuple[str, bool, str]] = []
+        sample: pl.DataFrame | None = None
+        try:
+            self._client.token()
+            steps.append(("token", True, "corpid and secret accepted"))
+            staff = self._client.follow_users()
+            steps.append(("staff", bool(staff), f"{len(staff)} staff with customers visible to this app"))
+            rows = self._client.relation_page(staff[:1])[0][:5] if staff else []
+            sample = masked(parse.batch(streams.RELATIONS, rows, self._relation).frame)
+            steps.append(("relations", True, f"first staff member read, {len(rows)} rows shown"))
+            groups = self._client.tag_library()
+            steps.append(("tag library", True, f"{len(groups)} tag groups"))
+        except CdpError as error:
+            steps.append((getattr(error, "path", "call"), False, str(error)))
+        return SourceCheck(ok=all(ok for _, ok, _ in steps), steps=tuple(steps), sample=sample)
+
+    def _relation(self, item: Mapping[str, Any]) -> parse.Row:
+        return parse.relation_row(item, self._client.corpid, self._now)
+
+    def _staff(self, stream: Stream) -> Batch:
+        corpid = self._client.corpid
+        users = self._client.follow_users()
+        return parse.batch(stream, users, lambda userid: parse.staff_row(userid, corpid), complete=True)
+
+    def _tags(self, stream: Stream) -> Batch:
+        corpid = self._client.corpid
+        rows = [row for group in self._client.tag_library() for row in parse.tag_rows(group, corpid)]
+        return parse.batch(stream, rows, lambda row: row, complete=True)
+
+    def _chats(self) -> Iterator[tuple[Mapping[str, Any], Any]]:
+        """Each group with its status; a group dismissed between list and read is left out."""
+        for entry in self._chat_list():
+            try:
+                yield self._client.group_chat(entry["chat_id"]), entry.get("status")
+            except WeComError as error:
+                if error.kind != "DROP":
+                    raise
+
+    def _chat_list(self) -> list[dict[str, Any]]:
+        try:
+            return list(self._client.group_chats())
+        except WeComError as error:
+            if error.errcode != 81017:  # more than 1000 staff: WeCom wants an owner filter
+                raise
+        staff = self._client.follow_users()
+        return [
+            entry
+            for start in range(0, len(staff), 100)
+            for entry in self._client.group_chats(staff[start : start + 100])
+        ]
+
+    def _group_chats(self, stream: Stream) -> Batch:
+        corpid = self._client.corpid
+        return parse.batch(stream, self._chats(), lambda pair: parse.group_chat_row(*pair, corpid), complete=True)
+
+    def _group_members(self, stream: Stream) -> Batch:
+        corpid = self._client.corpid
+        members = [(member, chat["chat_id"]) for chat, _ in self._chats() for member in chat.get("member_list") or ()]
+        return parse.batch(stream, members, lambda pair: parse.group_member_row(*pair, corpid), complete=True)
+
+    def _relations(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
+        staff = self._client.follow_users()
+        digest = hashlib.sha256("\n".join(staff).encode()).hexdigest()[:16]
+        resume = state if state.get("staff") == digest else {}
+        chunk, cursor = int(resume.get("chunk", 0)), str(resume.get("cursor", ""))
+        rows: list[dict[str, Any]] = []
+        for number in range(chunk, -(-len(staff) // BATCH_STAFF)):
+            users = staff[number * BATCH_STAFF : (number + 1) * BATCH_STAFF]
+            for page, following in self._pages(users, cursor if number == chunk else ""):
+                rows += page
+                if len(rows) >= ROWS_PER_BATCH and following:
+                    place = {"staff": digest, "chunk": number, "cursor": following}
+                    yield parse.batch(stream, rows, self._relation, state=place)
+                    rows = []
+            if len(rows) >= ROWS_PER_BATCH:
+                place = {"staff": digest, "chunk": number + 1, "cursor": ""}
+                yield parse.batch(stream, rows, self._relation, state=place)
+                rows = []
+        yield parse.batch(stream, rows, self._relation, complete=True)
+
+    def _pages(self, users: list[str], cursor: str) -> Iterator[tuple[list[dict[str, Any]], str]]:
+        """Pages of one staff list from *cursor*; from its start when the saved cursor is refused."""
+        try:
+            rows, following = self._client.relation_page(users, cursor)
+        except WeComError as error:
+            if error.errcode != 40058:
+                raise
+            yield list(self._client.relations(users)), ""
+            return
+        yield rows, following
+        while following:
+            rows, following = self._client.relation_page(users, following)
+            yield rows, following
+
+
+def masked(frame: pl.DataFrame) -> pl.DataFrame:
+    """*frame* with personal columns replaced by `***` where they hold anything."""
+    return frame.with_columns(
+        pl.when(pl.col(name).is_not_null()).then(pl.lit("***")).alias(name) for name in MASKED if name in frame.columns
+    )

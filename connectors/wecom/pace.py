@@ -1,0 +1,75 @@
+"""How fast we call one interface: a token bucket that slows down when told to and recovers by itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Pacer:
+    """Calls per second over one interface, shared by threads.
+
+    `wait` sleeps until the next call is due. `slow_down` multiplies the pace by *factor* (45009, 45033, 45035); every
+    *recover_after* good calls it rises by a tenth, never past *per_second*. `block` forbids calls for a number of seconds
+    (a broken quota window). *burst*: calls that may go at once after a rest. Times are seconds of *clock*.
+    """
+
+    def __init__(
+        self,
+        per_second: float,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        burst: int = 4,
+        factor: float = 0.5,
+        recover_after: int = 100,
+    ) -> None:
+        self._full = per_second
+        self._pace = per_second
+        self._clock, self._sleep = clock, sleep
+        self._burst = burst
+        self._factor, self._recover_after = factor, recover_after
+        self._good = 0
+        self._next = 0.0  # when the bucket, drained, will next hold a call
+        self._blocked_until = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def per_second(self) -> float:
+        """The present pace."""
+        return self._pace
+
+    def wait(self) -> None:
+        """Return when a call may go. A clock that jumps back cannot make this wait longer than one bucket."""
+        delay = self._reserve()
+        if delay > 0:
+            self._sleep(delay)
+
+    def _reserve(self) -> float:
+        with self._lock:
+            now = self._clock()
+            step = 1.0 / self._pace
+            earliest = now - (self._burst - 1) * step
+            self._next = min(max(self._next, earliest), now + self._burst * step + 1.0)
+            due = self._next
+            self._next = due + step
+            return max(due - now, self._blocked_until - now, 0.0)
+
+    def good(self) -> None:
+        """One call went well."""
+        with self._lock:
+            self._good += 1
+            if self._good >= self._recover_after and self._pace < self._full:
+                self._good = 0
+                self._pace = min(self._full, self._pace * 1.1)
+
+    def slow_down(self) -> None:
+        """Multiply the pace by the factor, to no less than one call in ten seconds."""
+        with self._lock:
+            self._good = 0
+            self._pace = max(0.1, self._pace * self._factor)
+
+    def block(self, seconds: float) -> None:
+        """No call for the next *seconds*."""
+        with self._lock:
+            self._blocked_until = max(self._blocked_until, self._clock() + seconds)

@@ -1,0 +1,156 @@
+"""WeCom replies as rows: pure functions from decoded JSON to dicts of the declared columns, plus rejects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from cdp.streams import POLARS_TYPES, Batch, Reject, Stream
+
+Row = dict[str, Any]
+
+
+class UnreadableError(ValueError):
+    """A reply item lacks what makes it a row. *column* is the column that could not be filled."""
+
+    def __init__(self, reason: str, column: str) -> None:
+        super().__init__(reason)
+        self.reason, self.column = reason, column
+
+
+def instant(seconds: Any) -> datetime | None:
+    """Unix seconds as a UTC instant; None for 0, empty or missing. Raises `UnreadableError` otherwise."""
+    if seconds in (None, "", 0, "0"):
+        return None
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise UnreadableError("expected Unix seconds", "time") from error
+
+
+def integer(value: Any) -> int | None:
+    """A number that may arrive as text (`gender` does); None when empty. Raises `UnreadableError` otherwise."""
+    if value in (None, ""):
+        return None
+    try:
+        return int(value)
+    except (ValueError, TypeError) as error:
+        raise UnreadableError("expected a whole number", "number") from error
+
+
+def text(value: Any) -> str | None:
+    """The value as text; None when empty or missing."""
+    return str(value) if value not in (None, "") else None
+
+
+def _id(item: Mapping[str, Any], key: str) -> str:
+    value = text(item.get(key))
+    if value is None:
+        raise UnreadableError(f"`{key}` is missing", key)
+    return value
+
+
+def staff_row(userid: str, corpid: str) -> Row:
+    """One staff member. The customer-contact interfaces give the id only; names come with the CRM's staff table."""
+    return {"userid": userid, "corpid": corpid, "name": None, "department": None, "status": None}
+
+
+def relation_row(item: Mapping[str, Any], corpid: str, read_at: datetime) -> Row:
+    """One row of `batch/get_by_user`."""
+    contact: Mapping[str, Any] = item.get("external_contact") or {}
+    follow: Mapping[str, Any] = item.get("follow_info") or {}
+    return {
+        "userid": _id(follow, "userid"),
+        "external_userid": _id(contact, "external_userid"),
+        "corpid": corpid,
+        "unionid": text(contact.get("unionid")),
+        "type": integer(contact.get("type")),
+        "name": text(contact.get("name")),
+        "gender": integer(contact.get("gender")),
+        "avatar": text(contact.get("avatar")),
+        "corp_name": text(contact.get("corp_name")),
+        "position": text(contact.get("position")),
+        "remark": text(follow.get("remark")),
+        "description": text(follow.get("description")),
+        "added_at": instant(follow.get("createtime")),
+        "tag_ids": sorted({str(tag) for tag in follow.get("tag_id") or ()}),
+        "remark_mobiles": [str(mobile) for mobile in follow.get("remark_mobiles") or ()],
+        "oper_userid": text(follow.get("oper_userid")),
+        "add_way": integer(follow.get("add_way")),
+        "state": text(follow.get("state")),
+        "read_at": read_at,
+    }
+
+
+def tag_rows(group: Mapping[str, Any], corpid: str) -> list[Row]:
+    """The tags of one library group."""
+    return [
+        {
+            "tag_id": _id(tag, "id"),
+            "corpid": corpid,
+            "tag_name": text(tag.get("name")),
+            "group_id": text(group.get("group_id")),
+            "group_name": text(group.get("group_name")),
+            "group_order": integer(group.get("order")),
+            "tag_order": integer(tag.get("order")),
+            "created_at": instant(tag.get("create_time")),
+        }
+        for tag in group.get("tag") or ()
+    ]
+
+
+def group_chat_row(chat: Mapping[str, Any], status: Any, corpid: str) -> Row:
+    """One customer group."""
+    return {
+        "chat_id": _id(chat, "chat_id"),
+        "corpid": corpid,
+        "name": text(chat.get("name")),
+        "owner": text(chat.get("owner")),
+        "status": integer(status),
+        "created_at": instant(chat.get("create_time")),
+    }
+
+
+def group_member_row(member: Mapping[str, Any], chat_id: str, corpid: str) -> Row:
+    """One member of a customer group; `userid` of an external member is an external_userid."""
+    return {
+        "chat_id": chat_id,
+        "member_id": _id(member, "userid"),
+        "corpid": corpid,
+        "member_type": integer(member.get("type")),
+        "unionid": text(member.get("unionid")),
+        "join_at": instant(member.get("join_time")),
+        "join_scene": integer(member.get("join_scene")),
+        "invitor": text((member.get("invitor") or {}).get("userid")),
+        "state": text(member.get("state")),
+        "name": text(member.get("name")) or text(member.get("group_nickname")),
+    }
+
+
+def batch(
+    stream: Stream,
+    items: Iterable[Any],
+    read: Callable[[Any], Row],
+    *,
+    state: Mapping[str, Any] | None = None,
+    complete: bool = False,
+) -> Batch:
+    """*items* as one batch of *stream*: rows where *read* succeeds, rejects with reason where it does not."""
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    for number, item in enumerate(items, start=1):
+        try:
+            rows.append(read(item))
+        except UnreadableError as error:
+            raw = json.dumps(item, ensure_ascii=False, default=str)
+            rejects.append(Reject(reason=error.reason, raw=raw, row_number=number, column=error.column))
+        except (AttributeError, TypeError, ValueError):
+            raw = json.dumps(item, ensure_ascii=False, default=str)
+            rejects.append(Reject(reason="not of the documented shape", raw=raw, row_number=number))
+    schema = {column.name: POLARS_TYPES[column.type] for column in stream.columns}
+    frame = pl.DataFrame(rows, schema=schema, strict=False) if rows else pl.DataFrame(schema=schema)
+    return Batch(stream.name, frame, state=state or {}, rejects=tuple(rejects), complete=complete)

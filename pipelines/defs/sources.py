@@ -1,0 +1,122 @@
+"""Pull and land: one asset per stream of every configured source, one step per source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from cdp.errors import CdpError, RetriableError
+from connectors import registry
+from connectors.settings import SourcesConfig
+from pipelines.progress import Tracker, track
+from pipelines.resources import BrandHome
+from warehouse.landing import LandingReport, land
+
+CHECK = "pull__complete"
+RETRIES = 2
+
+
+def source_assets(config: SourcesConfig) -> list[dg.AssetsDefinition]:
+    """One multi-asset per enabled source of `config/sources.yaml`."""
+    return [_pull(name, settings) for name, settings in config.enabled().items()]
+
+
+def raw_key(source: str, stream: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", f"{source}__{stream}"])
+
+
+def _pull(name: str, settings: Any) -> dg.AssetsDefinition:
+    streams = registry.source_streams(settings)
+    summary = registry.KINDS[settings.connector].summary
+
+    @dg.multi_asset(
+        name=f"pull_{name}",
+        specs=[
+            dg.AssetSpec(
+                raw_key(name, stream.name),
+                group_name="sources",
+                owners=["team:data"],
+                kinds={settings.connector, "parquet"},
+                description=f"{stream.description or stream.name}, from {name} ({summary}), as it came, landed once.",
+                metadata={"family": stream.family, "mode": stream.mode, "key": ", ".join(stream.key)},
+            )
+            for stream in streams
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(CHECK, asset=raw_key(name, stream.name), description="the pull ended without a fault")
+            for stream in streams
+        ],
+        pool="landing",
+    )
+    def pull(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterator[Any]:
+        with track(context, f"pull {name}") as tracker:
+            reports = {}
+            for stream in streams:
+                try:
+                    reports[stream.name] = _land(brand_home, name, settings, stream.name, tracker)
+                    yield _materialized(name, stream.name, reports[stream.name])
+                    yield _check(name, stream.name, passed=True)
+                except RetriableError as error:
+                    if context.retry_number < RETRIES and not reports:
+                        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=10) from error
+                    yield from _failed(name, stream.name, error, tracker)
+                except CdpError as error:
+                    yield from _failed(name, stream.name, error, tracker)
+            tracker.note(
+                received=sum(report.received for report in reports.values()),
+                landed=sum(report.landed for report in reports.values()),
+                duplicates=sum(report.duplicates for report in reports.values()),
+                rejected=sum(report.rejected for report in reports.values()),
+            )
+
+    return pull
+
+
+def _land(brand_home: BrandHome, name: str, settings: Any, stream: str, tracker: Tracker) -> LandingReport:
+    now = datetime.now(UTC)
+    connector = registry.build(
+        name,
+        settings,
+        root=brand_home.home.root,
+        environment=os.environ,
+        now=now,
+        timezone=brand_home.brand.timezone,
+    )
+    declared = next(item for item in connector.streams() if item.name == stream)
+    return land(
+        brand_home.home, name, connector, declared, now=now, progress=lambda rows: tracker(rows, phase=stream)
+    )
+
+
+def _materialized(name: str, stream: str, report: LandingReport) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        asset_key=raw_key(name, stream),
+        metadata={
+            "received": report.received,
+            "landed": report.landed,
+            "duplicates": report.duplicates,
+            "rejected": report.rejected,
+            "dagster/row_count": report.landed,
+        },
+    )
+
+
+def _check(name: str, stream: str, *, passed: bool, **facts: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=raw_key(name, stream),
+        check_name=CHECK,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata=facts,
+    )
+
+
+def _failed(name: str, stream: str, error: CdpError, tracker: Tracker) -> Iterator[Any]:
+    """The stream keeps what it last landed; its check is red and says why (docs/decisions/0002)."""
+    tracker.note(**{f"failed {stream}": error.message})
+    yield dg.MaterializeResult(asset_key=raw_key(name, stream), metadata={"landed": 0, "kept": "what landed before"})
+    yield _check(name, stream, passed=False, error=error.message, hint=error.hint or "")

@@ -1,0 +1,78 @@
+"""Running the job in this process, for the command line: the same assets, checks and history as in the Dagster UI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import dagster as dg
+
+from pipelines.build import JOB, build_definitions
+from pipelines.resources import AS_OF_TAG
+from warehouse.home import Home
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """One check that did not pass: `asset`, `name`, whether it blocks, and what it said."""
+
+    asset: str
+    name: str
+    severity: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run of the job ended. *failed_steps*: step -> its error in one line."""
+
+    run_id: str
+    success: bool
+    failed_steps: Mapping[str, str]
+    failed_checks: tuple[FailedCheck, ...]
+
+
+def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> RunOutcome:
+    """Run *job* on *home* and wait for it. *as_of*: the cut (UTC); default: the instant the run starts.
+
+    Run history lies in `HOME/dagster`. Failing steps and checks are in the outcome, not raised.
+    """
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    tags = {AS_OF_TAG: as_of.isoformat()} if as_of else {}
+    with dg.DagsterInstance.get() as instance:
+        result = (
+            build_definitions(home)
+            .resolve_job_def(job)
+            .execute_in_process(
+                instance=instance,
+                tags=tags,
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        )
+    return RunOutcome(
+        run_id=result.run_id,
+        success=result.success,
+        failed_steps={
+            str(event.step_key): _reason(event) for event in result.filter_events(lambda event: event.is_step_failure)
+        },
+        failed_checks=tuple(
+            FailedCheck(
+                check.asset_key.to_user_string(),
+                check.check_name,
+                check.severity.value,
+                {name: str(getattr(value, "value", value)) for name, value in check.metadata.items()},
+            )
+            for check in result.get_asset_check_evaluations()
+            if not check.passed
+        ),
+    )
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return (error.message if error else "").strip()

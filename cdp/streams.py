@@ -90,11 +90,12 @@ class Reject:
 class Batch:
     """Rows of one stream, in source order. Landing commits the rows and *state* together.
 
-    *frame*: the declared columns, typed as in `POLARS_TYPES` or still text (landing casts text and rejects the rows whose
-    cells do not fit); columns not declared are kept as one JSON object in `_extra` and reported as drift. An optional
-    Int64 column `_row_number` gives each row's place in its file or page. *state*: what to resume from once this batch is
-    committed. *received*: rows that came, rejected ones included. *complete*: True on the last batch of a full pull that
-    ended cleanly; only then are vanished keys of a snapshot stream marked deleted.
+    *frame*: the declared columns, typed as in `POLARS_TYPES` or still text (landing casts text and rejects the rows
+    whose cells do not fit); columns not declared are kept as one JSON object in `_extra` and reported as drift. An
+    optional Int64 column `_row_number` gives each row's place in its file or page. *state*: what to resume from once
+    this batch is committed. *received*: rows that came, rejected ones included. *complete*: True on the last batch of a
+    full pull that ended cleanly; only then are vanished keys of a snapshot stream marked deleted. *keys_only*: the rows
+    hold just the key columns of what still exists; they land nothing, and with *complete* they show what was deleted.
     """
 
     stream: str
@@ -103,24 +104,28 @@ class Batch:
     rejects: tuple[Reject, ...] = ()
     source_file: str | None = None
     complete: bool = False
+    keys_only: bool = False
 
     @property
     def received(self) -> int:
-        return self.frame.height + len(self.rejects)
+        return (0 if self.keys_only else self.frame.height) + len(self.rejects)
 
 
 @dataclass(frozen=True)
 class JsonLines:
     """A file of one JSON object a line, read by landing's engine instead of row by row in Python.
 
-    *fields*: declared column -> top-level JSON key. Lines that are not JSON objects become rejects with their line
-    number. The file is landed once per content: the same bytes under another name are a no-op.
+    *fields*: declared column -> top-level JSON key; the pseudo key `_line` is the hash of the whole line. Lines that
+    are not JSON objects become rejects with their line number. *known*: further keys to expect; they are kept in
+    `_extra` but are no news. *source_file*: the name to record, where *path* is a decompressed or transcoded copy.
     """
 
     stream: str
     path: Path
     fields: Mapping[str, str]
     state: Mapping[str, Any] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
+    source_file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,604 @@
+"""Landing: what a connector yields, once, as Parquet in the raw zone, together with the state to resume from.
+
+For every batch: received = landed + duplicates + rejected. A batch is written to a temporary name, synced, renamed, and
+only then committed to the ledger with its state; whatever a crash leaves beside that is an orphan and removed by the
+next landing of the stream. Re-delivered rows are dropped by key (append) or by key and content (versioned, snapshot).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from cdp.errors import CdpError, FatalError, RejectBudgetError
+from cdp.streams import POLARS_TYPES, Batch, Connector, JsonLines, Reject, Stream
+from warehouse.home import Home
+from warehouse.landing_frames import META, Prepared, empty, prepare
+from warehouse.landing_ledger import BatchRecord, LandingLedger
+from warehouse.landing_lines import LinesResult, read_lines
+
+COMMIT_ROWS = 50_000
+# A handful of bad rows in a small file is told, not fatal: the budget is a share, and shares of few rows say little.
+GRACE_ROWS = 10
+MEMORY_LIMIT = "2GB"
+_REJECT_SCHEMA = {
+    "source": pl.String(),
+    "stream": pl.String(),
+    "batch_id": pl.String(),
+    "file": pl.String(),
+    "row_number": pl.Int64(),
+    "column": pl.String(),
+    "reason": pl.String(),
+    "value": pl.String(),
+    "raw": pl.String(),
+    "rejected_at": pl.Datetime("us", "UTC"),
+    "landed": pl.Boolean(),
+}
+
+
+@dataclass(frozen=True)
+class LandingReport:
+    """What one landing of one stream did. *drift*: columns that came undeclared; *notes*: what a person should know."""
+
+    source: str
+    stream: str
+    received: int = 0
+    landed: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    deleted: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    drift: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Totals:
+    report: LandingReport
+    drift: dict[str, None] = field(default_factory=dict)
+    files: dict[str, None] = field(default_factory=dict)
+
+    def add(self, record: BatchRecord) -> None:
+        old = self.report
+        self.report = replace(
+            old,
+            received=old.received + record.received,
+            landed=old.landed + record.landed,
+            duplicates=old.duplicates + record.duplicates,
+            rejected=old.rejected + record.rejected,
+            deleted=old.deleted + record.deleted,
+            batches=old.batches + 1,
+        )
+
+
+def land(
+    home: Home,
+    source: str,
+    connector: Connector,
+    stream: Stream,
+    *,
+    now: datetime,
+    progress: Callable[[int], None] | None = None,
+    full: bool = False,
+) -> LandingReport:
+    """Pull *stream* of *source* from where it stopped and land it; *full* starts over (unchanged rows change nothing).
+
+    *now* becomes `_loaded_at`; *progress* is told the rows received after each commit. Raises `RejectBudgetError` when
+    more rows were rejected than allowed (that batch is not landed, its rejects are kept for a look), and whatever the
+    connector raises, after the pages read so far were committed.
+    """
+    ledger = LandingLedger(home.landing_ledger)
+    with _stream_lock(home, source, stream.name):
+        ledger.start_attempt(source, stream.name, now)
+        landing = _Landing(home, ledger, source, stream, now, full=full)
+        try:
+            report = landing.run(connector, progress)
+        except CdpError as error:
+            ledger.end_attempt(source, stream.name, now, f"{error.code}: {error.message}")
+            raise
+        except Exception as error:
+            ledger.end_attempt(source, stream.name, now, type(error).__name__)
+            raise
+        finally:
+            landing.close()
+        ledger.end_attempt(source, stream.name, now, None)
+    return report
+
+
+class _Landing:
+    """One run over one stream, under its lock."""
+
+    def __init__(
+        self, home: Home, ledger: LandingLedger, source: str, stream: Stream, now: datetime, *, full: bool
+    ) -> None:
+        self.home, self.ledger, self.source, self.stream, self.now = home, ledger, source, stream, now
+        self.folder = home.raw / source / stream.name
+        self.rejects_folder = home.rejects / source / stream.name
+        self.seen_folder = home.root / "data" / "tmp" / "pulls" / source / stream.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(self.folder, self.rejects_folder, ledger.batches(source, stream.name))
+        self.state, open_pull = ({}, None) if full else ledger.state(source, stream.name)
+        self.pull_id = open_pull or f"p{ledger.reserve():010d}"
+        self.resumed = open_pull is not None
+        self.compares = stream.mode == "snapshot"
+        self.totals = _Totals(LandingReport(source, stream.name))
+        self.rejected_before = sum(
+            record.rejected for record in ledger.batches(source, stream.name) if record.pull_id == self.pull_id
+        )
+        self.connection: duckdb.DuckDBPyConnection | None = None
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+    def run(self, connector: Connector, progress: Callable[[int], None] | None) -> LandingReport:
+        started = time.perf_counter()
+        for record in self._commits(connector):
+            if progress is not None:
+                progress(record.received)
+        return replace(
+            self.totals.report,
+            seconds=time.perf_counter() - started,
+            drift=tuple(self.totals.drift),
+            files=tuple(self.totals.files),
+        )
+
+    def _commits(self, connector: Connector) -> Iterator[BatchRecord]:
+        """Group what is pulled into commits of a sensible size, one file never sharing a commit with another."""
+        pending: list[Batch] = []
+        pull = iter(connector.pull(self.stream, self.state))
+        while True:
+            try:
+                item = next(pull, None)
+            except Exception:
+                # The pages before the fault are whole: commit them, so that the next try goes on behind them.
+                if pending:
+                    yield self._commit(pending)
+                raise
+            if item is None:
+                break
+            if isinstance(item, JsonLines):
+                if pending:
+                    yield self._commit(pending)
+                    pending = []
+                yield self._commit_lines(item)
+                continue
+            if pending and item.source_file != pending[-1].source_file:
+                yield self._commit(pending)
+                pending = []
+            pending.append(item)
+            if item.complete or sum(batch.frame.height for batch in pending) >= COMMIT_ROWS:
+                yield self._commit(pending)
+                pending = []
+        if pending:
+            yield self._commit(pending)
+
+    # -- frames ------------------------------------------------------------------------------------------------------
+
+    def _commit(self, batches: Sequence[Batch]) -> BatchRecord:
+        started = time.perf_counter()
+        complete, file = batches[-1].complete, batches[-1].source_file
+        received = sum(batch.received for batch in batches)
+        prepared = prepare(batches, self.stream)
+        seq = self.ledger.reserve()
+        self._check_budget(received, prepared.rejects, seq, file)
+        con = self._engine()
+        hashed = self._hashed(con, prepared)
+        fresh = self._fresh(con, hashed)
+        self._note_seen(con, hashed, batches)
+        tombstones = self._tombstones(con) if complete and self._may_delete(len(prepared.rejects)) else None
+        frame = self._with_meta(fresh, tombstones, seq)
+        self._write(frame, seq)
+        self._write_rejects(prepared.rejects, seq, landed=True)
+        self._write_seen(hashed, seq, complete=complete)
+        record = BatchRecord(
+            batch_seq=seq,
+            batch_id=_batch_id(seq),
+            source=self.source,
+            stream=self.stream.name,
+            family=self.stream.family,
+            file=file,
+            received=received,
+            landed=fresh.height,
+            duplicates=hashed.height - fresh.height,
+            rejected=len(prepared.rejects),
+            deleted=0 if tombstones is None else tombstones.height,
+            loaded_at=self.now.isoformat(),
+            pull_id=self.pull_id,
+            seconds=time.perf_counter() - started,
+        )
+        drift = tuple(name for name in prepared.extras if not name.startswith("_"))
+        self._finish(record, batches[-1].state, drift, complete=complete)
+        self._remember(con, fresh, tombstones)
+        return record
+
+    def _hashed(self, con: duckdb.DuckDBPyConnection, prepared: Prepared) -> pl.DataFrame:
+        """The prepared rows with `_extra`, `_row_hash`, `_key_hash` and their order `_ord`."""
+        frame = prepared.frame.with_row_index("_ord").with_columns(pl.col("_ord").cast(pl.Int64))
+        extras = [name for name in frame.columns if name.startswith("_extra_")]
+        if not frame.height:
+            return frame.with_columns(
+                pl.lit(None, pl.String).alias("_extra"),
+                pl.lit(None, pl.UInt64).alias("_row_hash"),
+                pl.lit(None, pl.UInt64).alias("_key_hash"),
+            )
+        con.register("incoming", frame.to_arrow())
+        try:
+            extra = _extra_sql(extras, given="_extra" in frame.columns)
+            content = _content_sql([(column.name, column.type) for column in self.stream.columns])
+            key = _content_sql([(name, self.stream.column(name).type) for name in self.stream.key])
+            found = _frame(
+                con,
+                f"""
+                select _ord, extra as _extra, md5_number_lower({key}) as _key_hash,
+                    md5_number_lower({content} || coalesce(extra, '')) as _row_hash
+                from (select *, {extra} as extra from incoming) order by _ord
+                """,
+            )
+        finally:
+            con.unregister("incoming")
+        return frame.drop(*extras, "_extra", strict=False).with_columns(
+            found["_extra"], found["_row_hash"], found["_key_hash"]
+        )
+
+    def _fresh(self, con: duckdb.DuckDBPyConnection, hashed: pl.DataFrame) -> pl.DataFrame:
+        """Rows that are news: a new key (append), or content other than the version before it (versioned)."""
+        con.register("hashes", hashed.select("_ord", "_key_hash", "_row_hash").to_arrow())
+        try:
+            if self.stream.mode == "append":
+                sql = """
+                    select min(_ord) as _ord from hashes anti join known using (_key_hash) group by _key_hash
+                """
+            else:
+                sql = """
+                    select _ord from (
+                        select hashes._ord, hashes._row_hash, coalesce(
+                            lag(hashes._row_hash) over (partition by hashes._key_hash order by hashes._ord),
+                            known._row_hash
+                        ) as before
+                        from hashes left join known using (_key_hash)
+                    ) where before is distinct from _row_hash
+                """
+            keep = _frame(con, sql)["_ord"].cast(pl.Int64)
+        finally:
+            con.unregister("hashes")
+        return hashed if keep.len() == hashed.height else hashed.filter(pl.col("_ord").is_in(keep.implode()))
+
+    def _with_meta(self, fresh: pl.DataFrame, tombstones: pl.DataFrame | None, seq: int) -> pl.DataFrame:
+        frame = fresh.drop("_ord").with_columns(pl.lit(False).alias("_deleted"))
+        if tombstones is not None and tombstones.height:
+            frame = pl.concat([frame, tombstones], how="diagonal_relaxed")
+        frame = frame.with_columns(
+            pl.lit(self.source).alias("_source"),
+            pl.lit(_batch_id(seq)).alias("_batch_id"),
+            pl.lit(seq, dtype=pl.Int64).alias("_batch_seq"),
+            pl.lit(self.now, dtype=pl.Datetime("us", "UTC")).alias("_loaded_at"),
+        )
+        return frame.select(*[column.name for column in self.stream.columns], "_extra", *META)
+
+    def _write(self, frame: pl.DataFrame, seq: int) -> None:
+        if not frame.height:
+            return
+        target = self.folder / f"{_batch_id(seq)}.parquet"
+        temporary = target.with_name(f".{target.name}.tmp")
+        frame.write_parquet(temporary, compression="zstd", compression_level=1)
+        _rename_synced(temporary, target)
+
+    # -- line files --------------------------------------------------------------------------------------------------
+
+    def _commit_lines(self, lines: JsonLines) -> BatchRecord:
+        """Land one line file as one batch. Only append streams come as lines."""
+        if self.stream.mode != "append":
+            raise FatalError(f"stream `{self.stream.name}` is {self.stream.mode}: only append streams come as lines")
+        started = time.perf_counter()
+        seq = self.ledger.reserve()
+        con = self._engine()
+        target = self.folder / f"{_batch_id(seq)}.parquet"
+        file = lines.source_file or str(lines.path)
+        constants = {
+            "_source": self.source,
+            "_batch_id": _batch_id(seq),
+            "_batch_seq": seq,
+            "_loaded_at": self.now,
+            "_source_file": file,
+            "_deleted": False,
+        }
+        result = read_lines(con, lines, self.stream, target, constants)
+        rejects = tuple((file, reject) for reject in result.rejects)
+        try:
+            self._check_budget(result.received, rejects, seq, file)
+        except RejectBudgetError:
+            result.discard()
+            raise
+        if result.landed:
+            _rename_synced(result.path, target)
+        else:
+            result.discard()
+        self._write_rejects(rejects, seq, landed=True)
+        record = self._lines_record(file, result, seq, time.perf_counter() - started)
+        self._finish(record, lines.state, result.drift, complete=False)
+        if result.landed:
+            con.execute("insert into known select _key_hash, _row_hash from read_parquet(?)", [str(target)])
+        return record
+
+    def _lines_record(self, file: str, result: LinesResult, seq: int, seconds: float) -> BatchRecord:
+        return BatchRecord(
+            batch_seq=seq,
+            batch_id=_batch_id(seq),
+            source=self.source,
+            stream=self.stream.name,
+            family=self.stream.family,
+            file=file,
+            received=result.received,
+            landed=result.landed,
+            duplicates=result.duplicates,
+            rejected=len(result.rejects),
+            deleted=0,
+            loaded_at=self.now.isoformat(),
+            pull_id=self.pull_id,
+            seconds=seconds,
+        )
+
+    # -- both --------------------------------------------------------------------------------------------------------
+
+    def _finish(self, record: BatchRecord, state: Any, drift: Sequence[str], *, complete: bool) -> None:
+        """Commit: from here on the batch is true."""
+        open_pull = None if complete or not self.compares else self.pull_id
+        self.ledger.commit(record, state, drift=drift, open_pull=open_pull)
+        if complete:
+            shutil.rmtree(self.seen_folder, ignore_errors=True)
+        self.totals.add(record)
+        self.totals.drift.update(dict.fromkeys(drift))
+        if record.file:
+            self.totals.files[record.file] = None
+
+    def _check_budget(
+        self, received: int, rejects: Sequence[tuple[str | None, Reject]], seq: int, file: str | None
+    ) -> None:
+        count = len(rejects)
+        small = count <= GRACE_ROWS and count * 2 <= received and self.stream.reject_budget > 0
+        if count <= self.stream.reject_budget * received or small:
+            return
+        self._write_rejects(rejects, seq, landed=False)
+        shown = "; ".join(f"row {reject.row_number}: {reject.reason}" for _, reject in rejects[:3])
+        raise RejectBudgetError(
+            f"{self.source}.{self.stream.name}{f' ({file})' if file else ''}: {count} of {received} rows were rejected,"
+            f" more than the budget of {self.stream.reject_budget:.1%}; first: {shown}",
+            hint=f"see them with `cdp source rejects {self.source}`; mend the input or the mapping,"
+            " or raise `reject_budget` in config/sources.yaml",
+        )
+
+    def _engine(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB of this run's own, in memory, holding the hashes of what has landed."""
+        if self.connection is None:
+            spill = self.home.root / "data" / "tmp" / "duckdb"
+            spill.mkdir(parents=True, exist_ok=True)
+            con = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)})
+            con.execute("set timezone = 'UTC'")
+            _load_known(con, landed_files(self.home, self.ledger, self.source, self.stream.name), self.stream)
+            con.execute("create table seen (_key_hash ubigint)")
+            files = [str(path) for path in sorted(self.seen_folder.glob(f"{self.pull_id}-*.parquet"))]
+            if self.resumed and files:
+                con.execute("insert into seen select _key_hash from read_parquet(?)", [files])
+            self.connection = con
+        return self.connection
+
+    def _remember(self, con: duckdb.DuckDBPyConnection, fresh: pl.DataFrame, tombstones: pl.DataFrame | None) -> None:
+        parts = [part.select("_key_hash", "_row_hash") for part in (fresh, tombstones) if part is not None]
+        latest = pl.concat(parts).unique("_key_hash", keep="last", maintain_order=True)
+        if not latest.height:
+            return
+        con.register("latest", latest.to_arrow())
+        con.execute("delete from known where _key_hash in (select _key_hash from latest)")
+        con.execute("insert into known select _key_hash, _row_hash from latest")
+        con.unregister("latest")
+
+    # -- deletes -----------------------------------------------------------------------------------------------------
+
+    def _note_seen(self, con: duckdb.DuckDBPyConnection, hashed: pl.DataFrame, batches: Sequence[Batch]) -> None:
+        keys = [batch for batch in batches if batch.keys_only]
+        if keys and not self.compares:
+            self.compares = True  # a key comparison follows an incremental pull: only its keys count as seen
+        if self.stream.mode == "snapshot" and hashed.height:
+            con.register("hashes", hashed.select("_key_hash").to_arrow())
+            con.execute("insert into seen select _key_hash from hashes")
+            con.unregister("hashes")
+        for batch in keys:
+            self._note_keys(con, batch)
+
+    def _note_keys(self, con: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+        if not batch.frame.height:
+            return
+        typed = prepare([replace(batch, keys_only=False)], replace(self.stream, columns=self._key_columns()))
+        con.register("keys", typed.frame.to_arrow())
+        key = _content_sql([(column.name, column.type) for column in self._key_columns()])
+        con.execute(f"insert into seen select md5_number_lower({key}) from keys")
+        con.unregister("keys")
+
+    def _key_columns(self) -> tuple[Any, ...]:
+        return tuple(self.stream.column(name) for name in self.stream.key)
+
+    def _may_delete(self, rejected: int) -> bool:
+        """Only where every row of the pull could be read: a row in rejects is still there at the source."""
+        if not self.compares:
+            return False
+        if rejected + self.rejected_before + self.totals.report.rejected:
+            note = "rows were rejected, so nothing was marked deleted"
+            self.totals.report = replace(self.totals.report, notes=(*self.totals.report.notes, note))
+            return False
+        return True
+
+    def _tombstones(self, con: duckdb.DuckDBPyConnection) -> pl.DataFrame | None:
+        """One row per key that is known, not deleted, and was not in this pull: key columns, the rest empty."""
+        files = landed_files(self.home, self.ledger, self.source, self.stream.name)
+        if not files:
+            return None
+        gone = _frame(
+            con,
+            "select _key_hash from known where _row_hash <> 0 and _key_hash not in (select _key_hash from seen)",
+        )
+        if not gone.height:
+            return None
+        con.register("gone", gone.to_arrow())
+        names = ", ".join(f"arg_max({_quoted(name)}, (_batch_seq, _row_number)) as {_quoted(name)}"
+                          for name in self.stream.key)  # fmt: skip
+        rows = _frame(
+            con,
+            f"select _key_hash, {names} from read_parquet(?, union_by_name = true)"
+            " where _key_hash in (select _key_hash from gone) group by _key_hash order by _key_hash",
+            [files],
+        )
+        con.unregister("gone")
+        blank = empty(self.stream).with_columns(pl.lit(None, pl.String).alias("_extra"))
+        return pl.concat([blank, rows], how="diagonal_relaxed").with_columns(
+            pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("_row_number") + 2**40,
+            pl.lit(0, dtype=pl.UInt64).alias("_row_hash"),
+            pl.lit(True).alias("_deleted"),
+        )
+
+    def _write_seen(self, hashed: pl.DataFrame, seq: int, *, complete: bool) -> None:
+        """Keep the keys of an unfinished full pull, so that its resumption knows what the first part held."""
+        if complete or self.stream.mode != "snapshot" or not hashed.height:
+            return
+        self.seen_folder.mkdir(parents=True, exist_ok=True)
+        target = self.seen_folder / f"{self.pull_id}-{seq}.parquet"
+        temporary = target.with_name(f".{target.name}.tmp")
+        hashed.select("_key_hash").write_parquet(temporary)
+        _rename_synced(temporary, target)
+
+    def _write_rejects(self, rejects: Sequence[tuple[str | None, Reject]], seq: int, *, landed: bool) -> None:
+        if not rejects:
+            return
+        self.rejects_folder.mkdir(parents=True, exist_ok=True)
+        name = f"{_batch_id(seq)}.parquet" if landed else "failed.parquet"
+        rows = [
+            (
+                self.source,
+                self.stream.name,
+                _batch_id(seq),
+                file,
+                reject.row_number,
+                reject.column,
+                reject.reason,
+                reject.value,
+                reject.raw,
+                self.now,
+                landed,
+            )
+            for file, reject in rejects
+        ]
+        target = self.rejects_folder / name
+        temporary = target.with_name(f".{name}.tmp")
+        pl.DataFrame(rows, schema=_REJECT_SCHEMA, orient="row").write_parquet(temporary)
+        _rename_synced(temporary, target)
+
+
+def _frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+    frame = pl.from_arrow(con.sql(sql, params=list(parameters) or None).to_arrow_table())
+    return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
+
+
+def landed_files(home: Home, ledger: LandingLedger, source: str, stream: str) -> list[str]:
+    """The committed Parquet files of a stream, in commit order."""
+    return [
+        str(home.raw / source / stream / f"{record.batch_id}.parquet")
+        for record in ledger.batches(source, stream)
+        if record.landed + record.deleted
+    ]
+
+
+def _load_known(con: duckdb.DuckDBPyConnection, files: list[str], stream: Stream) -> None:
+    con.execute("create table known (_key_hash ubigint, _row_hash ubigint)")
+    if not files:
+        return
+    if stream.mode == "append":
+        sql = "insert into known select _key_hash, _row_hash from read_parquet(?, union_by_name = true)"
+    else:
+        sql = """
+            insert into known select _key_hash, arg_max(_row_hash, (_batch_seq, _row_number))
+            from read_parquet(?, union_by_name = true) group by _key_hash
+        """
+    con.execute(sql, [files])
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _content_sql(columns: Sequence[tuple[str, str]]) -> str:
+    """The cells of a row as one text that differs where any cell differs (null and '' too)."""
+    cells = []
+    for name, kind in columns:
+        cell = f"epoch_us({_quoted(name)})" if kind == "timestamp" else _quoted(name)
+        cells.append(f"coalesce(cast({cell} as varchar), chr(1))")
+    return f"concat_ws(chr(31), {', '.join(cells)})"
+
+
+def _extra_sql(extras: Sequence[str], *, given: bool) -> str:
+    if extras:
+        pairs = ", ".join(f"{_text(name.removeprefix('_extra_'))}, {_quoted(name)}" for name in extras)
+        return f"cast(json_object({pairs}) as varchar)"
+    return "cast(_extra as varchar)" if given else "cast(null as varchar)"
+
+
+def _batch_id(seq: int) -> str:
+    return f"b{seq:010d}"
+
+
+def _rename_synced(temporary: Path, target: Path) -> None:
+    """Rename once the bytes are on disk, and the name too."""
+    _sync(temporary)
+    os.replace(temporary, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_orphans(folder: Path, rejects: Path, records: Sequence[BatchRecord]) -> None:
+    known = {record.batch_id for record in records}
+    for path in [*folder.iterdir(), *(rejects.iterdir() if rejects.exists() else ())]:
+        half_written = path.name.startswith(".") and path.name.endswith(".tmp")
+        unknown = path.suffix == ".parquet" and path.stem not in known and path.stem != "failed"
+        if half_written or unknown:
+            path.unlink()
+
+
+@contextmanager
+def _stream_lock(home: Home, source: str, stream: str) -> Iterator[None]:
+    """One landing of a stream at a time, over all processes; a second one is told, not queued."""
+    folder = home.root / "data" / "tmp" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{source}.{stream}", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FatalError(
+                f"{source}.{stream} is being landed by another process", hint="wait for it to end, then try again"
+            ) from None
+        yield
+
+
+__all__ = ["POLARS_TYPES", "LandingReport", "land", "landed_files"]

@@ -1,0 +1,1 @@
+"""Attribution: exact credit of orders to touches; pure."""

@@ -1,0 +1,1 @@
+"""Funnels: definition, level kernel, SQL chain and summaries; pure."""

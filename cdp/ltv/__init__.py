@@ -1,0 +1,1 @@
+"""Lifetime value: probability models of buying and spending; pure."""

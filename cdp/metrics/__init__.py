@@ -1,0 +1,1 @@
+"""Business metrics: settings, decomposition and scoring; pure."""

@@ -1,0 +1,135 @@
+"""What a brand says about its metrics in `config/metrics.yaml`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cdp.config import Strict
+from cdp.metrics.durations import Duration
+
+LtvModel = Literal["bg_nbd", "mbg_nbd", "pareto_nbd", "bg_bb"]
+AttributionModel = Literal["first", "last", "linear", "position", "time_decay", "markov", "shapley"]
+
+
+class HoldOut(Strict):
+    """The gate before predictions are published: fit on the past, predict the last *days*, compare with what came.
+
+    *aggregate_ratio*: predicted ÷ actual purchases must lie in this range.
+    """
+
+    days: int = Field(90, ge=7)
+    aggregate_ratio: tuple[float, float] = (0.6, 1.6)
+    min_customers: int = Field(100, ge=1)
+
+
+class LtvConfig(Strict):
+    """Lifetime value. *discount_rate* is yearly; *horizons* are days ahead."""
+
+    model: LtvModel = "bg_nbd"
+    horizons: tuple[int, int, int] = (90, 180, 365)
+    discount_rate: float = Field(0.0, ge=0, lt=1)
+    hold_out: HoldOut = HoldOut()
+    interval: float = Field(0.8, gt=0, lt=1)
+
+
+class FirstOrderConfig(Strict):
+    """First-order conversion of new people: share with a first paid order within each number of days.
+
+    *start*: the moment a person counts as new.
+    """
+
+    days: tuple[int, ...] = (3, 7)
+    start: Literal["friend_added", "first_seen", "registered"] = "friend_added"
+    grain: Literal["day", "week", "month"] = "month"
+
+
+class GmvConfig(Strict):
+    """The GMV identity by period. *reachable*: who the brand can speak to."""
+
+    grain: Literal["month", "week", "day"] = "month"
+    periods: int = Field(13, ge=2, le=60)
+
+
+class RepurchaseConfig(Strict):
+    """The four named repurchase definitions over *window_days* up to the cut."""
+
+    window_days: int = Field(365, ge=1)
+    within_days: int = Field(90, ge=1)
+    merge_same_day: bool = True
+
+
+class RfmConfig(Strict):
+    """RFM scores over people with an order. *thresholds* fix the cuts; without them quantiles of the run are used."""
+
+    bins: int = Field(5, ge=2, le=10)
+    window_days: int | None = None
+    thresholds: dict[Literal["recency", "frequency", "monetary"], tuple[float, ...]] = {}
+
+    @model_validator(mode="after")
+    def _enough_cuts(self) -> RfmConfig:
+        for name, cuts in self.thresholds.items():
+            if len(cuts) != self.bins - 1 or list(cuts) != sorted(cuts):
+                raise ValueError(f"`{name}`: expected {self.bins - 1} ascending cuts for {self.bins} bins")
+        return self
+
+
+class AttributionConfig(Strict):
+    """Credit of orders to the touches before them. *control*: a SQL condition on people held out of campaigns."""
+
+    models: tuple[AttributionModel, ...] = (
+        "first",
+        "last",
+        "linear",
+        "position",
+        "time_decay",
+        "markov",
+        "shapley",
+    )
+    look_back: Duration = "30d"
+    half_life: Duration = "7d"
+    position: tuple[float, float, float] = (0.4, 0.2, 0.4)
+    markov_order: int = Field(1, ge=1, le=4)
+    bootstrap: int = Field(50, ge=0, le=1000)
+    control: str | None = None
+
+
+class ReferralConfig(Strict):
+    """Which invitation earns credit. *lost_within*: an invitee who leaves sooner than this earns none."""
+
+    window: Duration = "30d"
+    allow_customers: bool = False
+    lost_within: Duration | None = "1d"
+    matured_after: Duration = "30d"
+
+
+class CommunityConfig(Strict):
+    """Roles in groups (社群): *core_days* active days of the last *window_days* make a core member."""
+
+    window_days: int = Field(30, ge=1)
+    core_days: int = Field(8, ge=1)
+
+
+class NextBestConfig(Strict):
+    """Next best product. *per_person*: how many are kept; *neighbours*: how many similar items each item keeps."""
+
+    per_person: int = Field(3, ge=1, le=50)
+    neighbours: int = Field(50, ge=1)
+    min_support: int = Field(2, ge=1)
+    hold_out_days: int = Field(30, ge=1)
+    exclude_bought: bool = True
+
+
+class MetricsConfig(Strict):
+    """Everything of `config/metrics.yaml`. Every part has defaults that work."""
+
+    ltv: LtvConfig = LtvConfig()
+    first_order: FirstOrderConfig = FirstOrderConfig()
+    gmv: GmvConfig = GmvConfig()
+    repurchase: RepurchaseConfig = RepurchaseConfig()
+    rfm: RfmConfig = RfmConfig()
+    attribution: AttributionConfig = AttributionConfig()
+    referral: ReferralConfig = ReferralConfig()
+    community: CommunityConfig = CommunityConfig()
+    next_best: NextBestConfig = NextBestConfig()

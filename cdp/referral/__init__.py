@@ -1,0 +1,1 @@
+"""Referral: the credited invitation forest and its K factors; pure."""

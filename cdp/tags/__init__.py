@@ -1,0 +1,1 @@
+"""Tags: declared rules over person features, compiled to SQL; pure."""

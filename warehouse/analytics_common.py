@@ -1,0 +1,95 @@
+"""What the analytics writers share: the business-day cut, and writing a set of marts tables in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import duckdb
+import polars as pl
+
+MARTS = "marts_db.marts"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """*at*: start of the brand's open day (UTC); everything before it counts. *day*: that open day."""
+
+    at: datetime
+    day: date
+
+
+def business_cut(con: duckdb.DuckDBPyConnection, as_of: datetime, timezone: str) -> Cut:
+    """The start of the brand's day that *as_of* falls into."""
+    row = con.execute(
+        "select timezone($zone, date_trunc('day', timezone($zone, $at::timestamptz))),"
+        " cast(timezone($zone, $at::timestamptz) as date)",
+        {"zone": timezone, "at": as_of},
+    ).fetchall()[0]
+    return Cut(at=row[0], day=row[1])
+
+
+def frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> pl.DataFrame:
+    """The result of *sql* as a Polars frame (with its columns, also when empty)."""
+    relation = con.sql(sql, params=parameters) if parameters else con.sql(sql)
+    result = pl.from_arrow(relation.to_arrow_table())
+    assert isinstance(result, pl.DataFrame)
+    return result
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing. DuckDB writes to one attached file per transaction."""
+    con.execute("begin")
+    try:
+        yield
+    except BaseException:
+        con.execute("rollback")
+        raise
+    con.execute("commit")
+
+
+@contextmanager
+def view_of(con: duckdb.DuckDBPyConnection, name: str, data: pl.DataFrame) -> Iterator[str]:
+    """*data* readable as the table *name* inside the block."""
+    con.register(name, data.to_arrow())
+    try:
+        yield name
+    finally:
+        con.unregister(name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One marts table to write: *select* is its content, *comment* what one row is, *columns* what each column means."""
+
+    name: str
+    select: str
+    comment: str
+    columns: Mapping[str, str]
+
+
+def write_marts(con: duckdb.DuckDBPyConnection, tables: Sequence[Table]) -> dict[str, int]:
+    """Replace *tables* in the marts file in one transaction; readers of the file never see half of the set.
+
+    Returns rows per table. Column order and comments follow `Table.columns`.
+    """
+    counts: dict[str, int] = {}
+    with transaction(con):
+        for table in tables:
+            target = f"{MARTS}.{table.name}"
+            listed = ", ".join(table.columns)
+            con.execute(f"create or replace table {target} as select {listed} from ({table.select})")
+            con.execute(f"comment on table {target} is {quoted(table.comment)}")
+            for column, text in table.columns.items():
+                con.execute(f"comment on column {target}.{column} is {quoted(text)}")
+            counts[table.name] = con.execute(f"select count(*) from {target}").fetchall()[0][0]
+    return counts
+
+
+def quoted(text: str) -> str:
+    """*text* as a SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"

@@ -20,7 +20,7 @@ from warehouse.home import Home
 
 # DuckDB 2.0 writes by default a format that 1.4 and 1.5 refuse; copies of our files are opened by other tools.
 STORAGE_VERSION = "v1.4.0"
-INTERNAL_SCHEMAS = ("raw", "staging", "identity", "activation", "meta")
+INTERNAL_SCHEMAS = ("raw", "staging", "identity", "intermediate", "activation", "meta")
 MARTS_CATALOG = "marts_db"
 MARTS_SCHEMA = "marts"
 _GIB = 1024**3

@@ -1,0 +1,53 @@
+/*
+Which person a row belongs to, for every set of identifiers that rows carry: the strongest identifier that leads to a
+person decides. An identifier that had several owners over time gives several rows, one for each span.
+
+Rows find their set by `hash(identifiers)`: one small join instead of one for each kind of id.
+grain: set_key, valid_from
+owner: identity
+schema: intermediate
+*/
+with sets as (
+    select distinct identifiers from identity.int_identity__evidence
+),
+
+members as (
+    select
+        hash(identifiers) as set_key,
+        unnest(identifiers) as identifier,
+        generate_subscripts(identifiers, 1) as place
+    from sets
+),
+
+owned as (
+    select
+        members.set_key,
+        members.place,
+        resolved.one_id,
+        coalesce(resolved.valid_from, timestamptz '-infinity') as valid_from,
+        coalesce(resolved.valid_to, timestamptz 'infinity') as valid_to
+    from members
+    inner join identity.resolved as resolved
+        on resolved.type = members.identifier.type
+        and resolved.scope = members.identifier.scope
+        and resolved.value = members.identifier.value
+    where resolved.kind = 'person'
+),
+
+strongest as (
+    select set_key, min(place) as place
+    from owned
+    group by set_key
+),
+
+int_people__identifier_sets as (
+    select
+        owned.set_key,  -- hash(identifiers) of the rows it stands for
+        owned.one_id,  -- the person
+        owned.valid_from,  -- UTC, included
+        owned.valid_to  -- UTC, not included
+    from owned
+    inner join strongest on strongest.set_key = owned.set_key and strongest.place = owned.place
+)
+
+select * from int_people__identifier_sets

@@ -1,0 +1,300 @@
+"""Running models: check every name against the live database, then make each table or view in dependency order.
+
+One process, one connection; DuckDB's own threads do the parallel work. Each model is replaced in one transaction, so a
+reader of the same connection sees the old table or the new one. The schema `marts` lives in the attached marts file.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+from sqlglot import exp
+from sqlglot.errors import OptimizeError, SchemaError
+from sqlglot.lineage import Node, lineage
+from sqlglot.optimizer.qualify import qualify
+from sqlglot.schema import MappingSchema
+
+from cdp.config import nearest
+from cdp.errors import ConfigError, FatalError
+from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA
+from warehouse.model_files import (
+    DIALECT,
+    ExternalTable,
+    Model,
+    ModelColumn,
+    ModelGraph,
+    line_of_node,
+    load_models,
+    table_name,
+    tables_read,
+)
+
+__all__ = [
+    "ExternalTable",
+    "Model",
+    "ModelColumn",
+    "ModelGraph",
+    "ModelRun",
+    "check_models",
+    "column_lineage",
+    "executable_sql",
+    "live_schema",
+    "load_models",
+    "run_models",
+]
+
+Schema = dict[str, list[str]]  # `schema.relation` -> its columns, in order
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """One model made. *rows*: rows of the table (None for a view, which holds none); *seconds*: wall time."""
+
+    name: str
+    rows: int | None
+    seconds: float
+
+
+def check_models(graph: ModelGraph, con: duckdb.DuckDBPyConnection) -> Schema:
+    """Resolve every table and column of every model without running any. Returns the columns of every known table.
+
+    Tables that code makes are taken from the live connection, else from `models/external.yaml`. Raises one
+    `ConfigError` that lists all faults as `file:line: what; did you mean …`.
+    """
+    schema = live_schema(con, skip=graph.models.keys())
+    for name, external in graph.externals.items():
+        schema.setdefault(name, list(external.columns))
+    return check_against(graph, schema)
+
+
+def check_against(graph: ModelGraph, schema: Schema) -> Schema:
+    """`check_models` with the columns of all tables that no model makes given as *schema*."""
+    known = dict(schema)
+    known.update({name: [column.name for column in graph.models[name].columns] for name in graph.order})
+    mapping = _mapping(known)
+    faults = [fault for name in graph.order for fault in _faults(graph.models[name], known, mapping)]
+    if faults:
+        raise ConfigError("\n".join(faults), hint="mend the files above; nothing has run")
+    return known
+
+
+def live_schema(con: duckdb.DuckDBPyConnection, *, skip: Sequence[str] | set[str] | object = ()) -> Schema:
+    """`schema.relation` -> columns of every table and view of both files, without the names in *skip*."""
+    rows = con.execute(
+        "select schema_name || '.' || table_name, column_name from duckdb_columns() "
+        "where database_name in (current_database(), ?) and not internal order by 1, column_index",
+        [MARTS_CATALOG],
+    ).fetchall()
+    schema: Schema = {}
+    for name, column in rows:
+        if name not in skip:  # type: ignore[operator]
+            schema.setdefault(name, []).append(column)
+    return schema
+
+
+def run_models(
+    con: duckdb.DuckDBPyConnection,
+    graph: ModelGraph,
+    names: Sequence[str],
+    on_done: Callable[[ModelRun], None] | None = None,
+) -> list[ModelRun]:
+    """Make the named models in dependency order and tell each by *on_done*. Idempotent.
+
+    Raises `FatalError` naming model, file and line when the database refuses one; that model keeps its former content
+    and the ones before it stay made.
+    """
+    chosen = {graph[name].name for name in names}
+    runs = []
+    for name in graph.order:
+        if name not in chosen:
+            continue
+        run = _run_one(con, graph.models[name])
+        runs.append(run)
+        if on_done:
+            on_done(run)
+    return runs
+
+
+def executable_sql(model: Model) -> str:
+    """The model's own text with `marts.` written as `marts_db.marts.`; nothing else is changed."""
+    places = sorted(
+        (table.args["db"].meta["start"] for table in tables_read(model.tree()) if table.db == MARTS_SCHEMA),
+        reverse=True,
+    )
+    text = model.sql.rstrip().rstrip(";")
+    for place in places:
+        text = f"{text[:place]}{MARTS_CATALOG}.{text[place:]}"
+    return text
+
+
+def qualified_name(name: str) -> str:
+    """*name* (`schema.relation`) as DuckDB must see it from the warehouse connection, quoted."""
+    schema, relation = name.split(".")
+    catalog = f"{MARTS_CATALOG}." if schema == MARTS_SCHEMA else ""
+    return f'{catalog}"{schema}"."{relation}"'
+
+
+def column_lineage(graph: ModelGraph, name: str, schema: Schema) -> dict[str, list[str]]:
+    """Column of model *name* -> the columns (`schema.relation.column`) of other tables it is made from.
+
+    *schema* is what `check_models` returned. A column made from no other (a constant, a count) has an empty list.
+    """
+    model = graph[name]
+    mapping = _mapping(schema)
+    query = _aligned(qualify(model.tree(), schema=mapping, dialect=DIALECT))
+    nodes = lineage(None, query, mapping, dialect=DIALECT)
+    return {column.name: _sources(nodes[column.name]) for column in model.columns}
+
+
+def _aligned(query: exp.Query) -> exp.Query:
+    """*query* (its stars expanded) with every `union by name` written by position, as sqlglot's lineage reads unions."""
+    for union in reversed(list(query.find_all(exp.Union))):
+        if union.args.get("by_name"):
+            names = list(dict.fromkeys([*union.this.named_selects, *union.expression.named_selects]))
+            _pad(union.this, names)
+            _pad(union.expression, names)
+            union.set("by_name", False)
+    return query
+
+
+def _pad(query: exp.Expr, names: Sequence[str]) -> None:
+    """Give *query* the columns *names* in that order, null where it has none."""
+    if isinstance(query, exp.Union):
+        _pad(query.this, names)
+        _pad(query.expression, names)
+    elif isinstance(query, exp.Select):
+        found = {item.alias_or_name: item for item in query.selects}
+        query.set("expressions", [found.get(name) or exp.alias_(exp.null(), name) for name in names])
+
+
+def _sources(root: Node) -> list[str]:
+    found = set()
+    for node in root.walk():
+        if not node.downstream and isinstance(node.expression, exp.Table):
+            column = node.name.split(".")[-1].strip('"')
+            found.add(f"{table_name(node.expression)}.{column}")
+    return sorted(found)
+
+
+def _run_one(con: duckdb.DuckDBPyConnection, model: Model) -> ModelRun:
+    started = time.perf_counter()
+    con.execute("begin")
+    try:
+        if model.materialized == "incremental" and _existing_kind(con, model) == "table":
+            _merge(con, model)
+        else:
+            _replace(con, model)
+        _comment(con, model)
+        con.execute("commit")
+    except duckdb.Error as error:
+        con.execute("rollback")
+        raise FatalError(_failure(model, str(error)), hint="`cdp model check` tests every model by itself") from error
+    except BaseException:
+        con.execute("rollback")
+        raise
+    rows = None
+    if model.materialized != "view":
+        rows = int(con.execute(f"select count(*) from {qualified_name(model.name)}").fetchall()[0][0])
+    return ModelRun(model.name, rows, time.perf_counter() - started)
+
+
+def _replace(con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    target = qualified_name(model.name)
+    kind = "view" if model.materialized == "view" else "table"
+    existing = _existing_kind(con, model)
+    if existing and existing != kind:
+        con.execute(f"drop {existing} {target}")
+    if model.schema != MARTS_SCHEMA:
+        con.execute(f'create schema if not exists "{model.schema}"')
+    con.execute(f"create or replace {kind} {target} as {executable_sql(model)}")
+
+
+def _merge(con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    """Delete what the query's rows replace, by key or by partition, then insert them."""
+    target = qualified_name(model.name)
+    keys = model.unique_key or (str(model.partition),)
+    columns = ", ".join(f'"{key}"' for key in keys)
+    con.execute(f"create or replace temp table _increment as {executable_sql(model)}")
+    con.execute(f"delete from {target} where ({columns}) in (select ({columns}) from _increment)")
+    con.execute(f"insert into {target} by name select * from _increment")
+    con.execute("drop table _increment")
+
+
+def _existing_kind(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
+    catalog = "?" if model.schema == MARTS_SCHEMA else "coalesce(?, current_database())"
+    rows = con.execute(
+        "select lower(table_type) from information_schema.tables "
+        f"where table_catalog = {catalog} and table_schema = ? and table_name = ?",
+        [MARTS_CATALOG if model.schema == MARTS_SCHEMA else None, model.schema, model.relation],
+    ).fetchall()
+    return None if not rows else ("view" if "view" in rows[0][0] else "table")
+
+
+def _comment(con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    target = qualified_name(model.name)
+    kind = "view" if model.materialized == "view" else "table"
+    text = f"{model.description} | grain: {', '.join(model.grain)}"
+    con.execute(f"comment on {kind} {target} is {_literal(text)}")
+    for column in model.columns:
+        if column.description:
+            con.execute(f'comment on column {target}."{column.name}" is {_literal(column.description)}')
+
+
+def _failure(model: Model, text: str) -> str:
+    lines = text.splitlines()
+    at = next((re.match(r"LINE (\d+):", line) for line in lines if line.startswith("LINE ")), None)
+    # DuckDB counts from the first line of the statement, which is the line of our own `create … as` prefix: the same.
+    where = f"{model.path}:{at[1]}" if at else str(model.path)
+    return f"{where}: model `{model.name}` failed: {lines[0][:400]}"
+
+
+def _faults(model: Model, known: Schema, mapping: MappingSchema) -> list[str]:
+    tree = model.tree()
+    faults = []
+    for table in tables_read(tree):
+        name = table_name(table)
+        if name not in known:
+            close = nearest(name, sorted(known)) if nearest(name, sorted(known)).startswith("; did") else ""
+            faults.append(f"{model.path}:{line_of_node(table)}: no table is called `{name}`{close}")
+        elif model.materialized == "view" and model.schema == MARTS_SCHEMA and not name.startswith(f"{MARTS_SCHEMA}."):
+            faults.append(
+                f"{model.path}:{line_of_node(table)}: a published view may read only `marts`, found `{name}`; "
+                "make it a table"
+            )
+    if faults:
+        return faults
+    try:
+        qualify(tree, schema=mapping, dialect=DIALECT)
+    except (OptimizeError, SchemaError) as error:
+        return [_column_fault(model, str(error), known)]
+    return []
+
+
+def _column_fault(model: Model, text: str, known: Schema) -> str:
+    """`file:line: no column …; did you mean …` out of sqlglot's message."""
+    found = re.search(r"(?:Column '|Unknown column: )\"?([^'\".]+)", text)
+    if not found:
+        return f"{model.path}:1: {text.splitlines()[0]}"
+    name = found[1]
+    tree = model.tree()
+    node = next((column for column in tree.find_all(exp.Column) if column.name == name), None)
+    names = {column for table in tables_read(tree) for column in known.get(table_name(table), [])}
+    names |= {item.alias_or_name for select in tree.find_all(exp.Select) for item in select.selects}
+    close = nearest(name, sorted(names - {name, "*", ""}))
+    line = line_of_node(node) if node is not None else 1
+    return f"{model.path}:{line}: no column is called `{name}`{close if close.startswith('; did') else ''}"
+
+
+def _mapping(known: Mapping[str, Sequence[str]]) -> MappingSchema:
+    mapping = MappingSchema(dialect=DIALECT)
+    for name, columns in known.items():
+        mapping.add_table(name, dict.fromkeys(columns, "unknown"), dialect=DIALECT)
+    return mapping
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -5,13 +5,14 @@ The archive is a plain tar, mode 600 (it holds personal data): the files under t
 
 | Part | Holds | How it is taken consistently |
 |---|---|---|
-| warehouse | `warehouse.duckdb`, `marts.duckdb`: identity registry, assertions, tag history | locked, checkpointed |
+| warehouse | `warehouse.duckdb`: identity registry, assertions, tag history | locked, checkpointed |
 | landing | ledger, raw, rejects | ledger by SQLite's backup; then raw, which is append-only and so a superset of it |
 | sync | sync ledger, plans | ledger by SQLite's backup |
 | config | `config/`, `dagster/dagster.yaml` | copied |
 | secrets | keys made by the platform | only when asked for; their fingerprints are always in the manifest |
 
-The warehouse is taken before the ledger, so a restored warehouse never knows of rows that raw does not have.
+The warehouse is taken before the ledger, so a restored warehouse never knows of rows that raw does not have. Marts and
+published versions are left out: a run builds them again.
 """
 
 from __future__ import annotations
@@ -54,12 +55,14 @@ _CHUNK = 4 * 1024**2
 
 # What each part replaces in a home: folders, and files with the side files a database keeps beside them.
 _TARGETS: dict[Part, tuple[str, ...]] = {
-    "warehouse": ("data/warehouse.duckdb", "data/marts.duckdb"),
+    "warehouse": ("data/warehouse.duckdb",),
     "landing": ("data/landing.sqlite", "data/raw", "data/rejects"),
     "sync": ("data/sync.sqlite", "data/plans"),
     "config": ("dagster/dagster.yaml", "config"),
     "secrets": ("secrets",),
 }
+# Computed from the part, so not in the archive, and put aside with it: built on other ids, it must not be added to.
+_DERIVED: dict[Part, tuple[str, ...]] = {"warehouse": ("data/marts.duckdb",)}
 _SIDE_FILES = ("", ".wal", "-wal", "-shm", "-journal")
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -146,7 +149,7 @@ def create_backup(
     to.mkdir(parents=True, exist_ok=True)
     with _exclusive(to):
         _remove_left_over(to)
-        _require_space(to, sum(_size(path) for part in wanted for path in _existing(home, part)), "the backup")
+        _require_space(to, sum(size_of(path) for part in wanted for path in _existing(home, part)), "the backup")
         work = to / f"{WORK_PREFIX}{os.getpid()}"
         work.mkdir(mode=0o700)
         try:
@@ -269,7 +272,7 @@ class _Writer:
 def _write_archive(
     home: Home, archive: Path, parts: Sequence[Part], *, now: datetime, work: Path, progress: Progress | None
 ) -> Manifest:
-    total = sum(_size(path) for part in parts for path in _existing(home, part))
+    total = sum(size_of(path) for part in parts for path in _existing(home, part))
     with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
         with tarfile.TarFile(fileobj=target, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK) as tar:
             writer = _Writer(tar, total, progress)
@@ -308,20 +311,20 @@ def _add_part(home: Home, part: Part, writer: _Writer, work: Path) -> None:
 
 
 def _add_warehouse(home: Home, writer: _Writer) -> None:
-    """Both DuckDB files, locked and checkpointed.
+    """The warehouse file, locked and checkpointed.
 
-    Closing any descriptor of a file ends this process's POSIX locks on it, DuckDB's too. So the files are opened here
-    before DuckDB opens them, and closed after.
+    Closing any descriptor of a file ends this process's POSIX locks on it, DuckDB's too. So the file is opened here
+    before DuckDB opens it, and closed after.
     """
-    paths = [path for path in (home.warehouse, home.marts) if path.exists()]
-    with ExitStack() as stack:
-        streams = [stack.enter_context(path.open("rb")) for path in paths]
-        for path in paths:
-            with _backup_guard(path):
-                con = stack.enter_context(closing(duckdb.connect(str(path))))
-                con.execute("checkpoint")
-        for path, stream in zip(paths, streams, strict=True):
-            writer.add("warehouse", _relative(home, path), stream)
+    if not home.warehouse.exists():
+        return
+    with (
+        home.warehouse.open("rb") as stream,
+        _backup_guard(home.warehouse),
+        closing(duckdb.connect(str(home.warehouse))) as con,
+    ):
+        con.execute("checkpoint")
+        writer.add("warehouse", _relative(home, home.warehouse), stream)
 
 
 @contextmanager
@@ -509,7 +512,7 @@ def _swap(home: Home, staging: Path, parts: Sequence[Part], aside: Path) -> Path
 
 def _in_order(parts: Sequence[Part]) -> list[str]:
     """Targets of *parts*, the folder `config` last: a home without it is refused by every verb."""
-    targets = [target for part in parts for target in _TARGETS[part]]
+    targets = [target for part in parts for target in (*_TARGETS[part], *_DERIVED.get(part, ()))]
     return sorted(targets, key=lambda target: target == "config")
 
 
@@ -520,7 +523,7 @@ def _refuse_overwriting(home: Home, parts: Sequence[Part] | None, *, force: bool
         ours = (default_folder(home).name, STAGING_PREFIX)
         present = [path.name for path in home.root.iterdir() if not path.name.startswith(ours)]
     else:
-        present = [target for target in _in_order(parts) if (home.root / target).exists()]
+        present = [target for part in parts for target in _TARGETS[part] if (home.root / target).exists()]
     if present:
         raise ConfigError(
             f"{home.root} is not empty: {', '.join(sorted(present)[:8])}",
@@ -559,7 +562,7 @@ def _with_side_files(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in _SIDE_FILES]
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; 0 when it is not there."""
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

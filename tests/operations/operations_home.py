@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import polars as pl
 
-from warehouse.connection import open_warehouse
 from warehouse.home import Home
 from warehouse.landing_ledger import BatchRecord, LandingLedger
 
@@ -30,5 +31,5 @@ def land_batches(home: Home, source: str, stream: str, counts: list[int], *, unt
 
 
 def registry(home: Home) -> list[tuple[str]]:
-    with open_warehouse(home, as_of=NOW, timezone="Asia/Shanghai", read_only=True) as con:
+    with closing(duckdb.connect(str(home.warehouse), read_only=True)) as con:
         return con.execute("select one_id from identity.one_id_registry order by 1").fetchall()

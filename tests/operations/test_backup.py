@@ -44,6 +44,7 @@ def test_a_lost_machine_comes_back_from_one_file(home: Home, tmp_path: Path, now
 
     before.pop("logs/last_backup.json", None)
     assert contents(fresh) == before
+    assert not fresh.marts.exists()
     assert registry(fresh) == people
     assert LandingLedger(fresh.landing_ledger).batches() == batches
     with closing(sqlite3.connect(fresh.sync_ledger)) as con:
@@ -112,6 +113,7 @@ def test_one_part_comes_back_alone(home: Home, tmp_path: Path, now: datetime) ->
     home.warehouse.write_bytes(b"not a database at all")
     restored = restore_backup(report.path, home, now=now, parts=["warehouse"], force=True)
     assert restored.parts == ("warehouse",)
+    assert not home.marts.exists(), "built on other ids: put aside, the next run builds it anew"
     assert registry(home) == people
     assert len(LandingLedger(home.landing_ledger).batches()) == 4, "what landed since the backup stays"
     assert (home.config / "cdp.yaml").exists()
@@ -201,10 +203,10 @@ def test_a_ledger_written_meanwhile_is_copied_consistently(home: Home, tmp_path:
         assert con.execute("select count(*) from ops").fetchone() == (100,)
 
 
-def test_the_databases_keep_their_storage_version(home: Home, tmp_path: Path, now: datetime) -> None:
+def test_the_warehouse_keeps_its_storage_version(home: Home, tmp_path: Path, now: datetime) -> None:
     create_backup(home, to=tmp_path, now=now, parts=["warehouse"])
     with duckdb.connect() as con:
-        con.execute(f"attach '{home.marts}' as m (read_only)")
+        con.execute(f"attach '{home.warehouse}' as m (read_only)")
         tags = con.execute("select tags from duckdb_databases() where database_name = 'm'").fetchall()
     assert "v1.4" in str(tags)
 

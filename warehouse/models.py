@@ -151,7 +151,7 @@ def column_lineage(graph: ModelGraph, name: str, schema: Schema) -> dict[str, li
 
 
 def _aligned(query: exp.Query) -> exp.Query:
-    """*query* (its stars expanded) with every `union by name` written by position, as sqlglot's lineage reads unions."""
+    """*query*, stars expanded, with every `union by name` written by position, as sqlglot's lineage reads unions."""
     for union in reversed(list(query.find_all(exp.Union))):
         if union.args.get("by_name"):
             names = list(dict.fromkeys([*union.this.named_selects, *union.expression.named_selects]))

@@ -1,0 +1,437 @@
+"""What people do: sessions on mini program, H5, app and web, written as the trackers write them.
+
+A device is anonymous until its person logs in on it; the login line binds the two. Times are epoch seconds here and
+milliseconds in the lines. Lines are written in parts of a channel's month, so memory stays flat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import polars as pl
+
+from sandbox.brand import names
+from sandbox.brand.commerce import APP, H5, MP, WEB, Purchases, order_ids
+from sandbox.brand.ids import HEX, Bools, Floats, Ints, choose, gather, local_text, numbered, random_text
+from sandbox.brand.people import DAY, Calendar, People
+from sandbox.brand.records import pick, words
+from sandbox.brand.truth import Evidence
+from sandbox.brand.wecom_state import Relations, channel_ids
+
+CHANNELS = ("mp", "h5", "app", "web")
+PLATFORM_CHANNEL = {MP: 0, H5: 1, APP: 2, WEB: 3}
+SHARE = (0.55, 0.17, 0.13, 0.15)
+PART = 400_000
+BROKEN = 0.0003
+
+BROWSE, ORDER, SCAN = 0, 1, 2
+
+
+@dataclass
+class Devices:
+    """One row per browser, phone or installation a person uses on one channel."""
+
+    person: Ints
+    account: Ints  # WeChat account on mp and (inside WeChat) h5, else -1
+    channel: Ints
+    anonymous: pl.Series
+    hardware: Ints  # app: device number, else -1
+    weight: Floats
+    logs_in: Bools
+
+
+@dataclass
+class Sessions:
+    """One row per session, sorted by device, then start."""
+
+    device: Ints
+    start: Floats
+    size: Ints
+    kind: Ints
+    order: Ints  # place among purchases, -1
+    state: Ints  # index into channel_ids for scans, -1
+    login: Bools  # the session in which the person logs in
+    logged: Bools  # logged in from the session's third event on (the login session) or all along
+    campaign: Ints  # index into names.CHANNELS, -1
+
+
+def make_devices(rng: np.random.Generator, people: People, purchases: Purchases) -> Devices:
+    """Devices of everybody; those with an online order on app or web log in for sure."""
+    account, person, channel = [], [], []
+    for code, flags in ((0, people.account_mp), (1, people.account_h5)):
+        own = np.flatnonzero(flags)
+        account.append(own)
+        person.append(people.account_person[own])
+        channel.append(np.full(len(own), code))
+    for code, key in ((1, "h5"), (2, "app"), (3, "web")):
+        own = np.flatnonzero(people.uses[key] & ((rng.random(people.count) < 0.25) if code == 1 else True))
+        twice = rng.random(len(own)) < 0.12
+        own = np.concatenate([own, own[twice]]) if code != 1 else own
+        account.append(np.full(len(own), -1))
+        person.append(own)
+        channel.append(np.full(len(own), code))
+    who, kind, wechat = np.concatenate(person), np.concatenate(channel), np.concatenate(account)
+    app = kind == 2
+    hardware = np.where(app, np.cumsum(app) - 1, -1)
+    likely = np.array([0.75, 0.5, 0.95, 0.55])[kind]
+    logs_in = people.is_member[who] & (rng.random(len(who)) < likely)
+    return Devices(
+        person=who,
+        account=wechat,
+        channel=kind,
+        anonymous=random_text(rng, len(who), 32, HEX),
+        hardware=hardware,
+        weight=(0.15 + people.engagement[who]) * rng.gamma(1.2, 1.0, len(who)) * np.array(SHARE)[kind] / _use(kind),
+        logs_in=logs_in,
+    )
+
+
+def _use(channel: Ints) -> Floats:
+    """Devices per channel, so that each channel gets its share of the sessions."""
+    return np.maximum(np.bincount(channel, minlength=len(CHANNELS)), 1).astype(float)[channel]
+
+
+def make_sessions(
+    rng: np.random.Generator, people: People, devices: Devices, purchases: Purchases, relations: Relations,
+    time: Calendar, events: int,
+) -> Sessions:  # fmt: skip
+    """Sessions whose sizes sum to *events* exactly (orders and scans first, browsing fills up)."""
+    parts = [_order_sessions(rng, devices, purchases), _scan_sessions(rng, people, devices, relations)]
+    fixed = sum(int(part[2].sum()) for part in parts)
+    wanted = max(0, events - fixed)
+    count = max(1, int(wanted / 4.6) + 8)
+    size = np.minimum(rng.geometric(1 / 5.0, count), 30)
+    total = np.cumsum(size)
+    last = int(np.searchsorted(total, wanted))
+    size = size[: last + 1]
+    if wanted and last < count:
+        size[last] -= int(total[last]) - wanted
+    size = size[size > 0]
+    device = choose(rng, len(size), devices.weight)
+    person = devices.person[device]
+    low, high = time.business(people.born[person]), time.business(people.churned[person])
+    start = time.at(low + rng.random(len(size)) * np.maximum(high - low, 0.05))
+    start = np.clip(start + rng.normal(0, 3600, len(size)), people.born[person], time.end - 4000)
+    none = np.full(len(size), -1)
+    parts.append((device, np.floor(start), size, np.full(len(size), BROWSE), none, none))
+    device, start, size, kind, order, state = (np.concatenate([part[place] for part in parts]) for place in range(6))
+    ranked = np.lexsort((start, device))
+    device, start, size, kind, order, state = (array[ranked] for array in (device, start, size, kind, order, state))
+    login, logged = _logins(people, devices, device, start, size, kind)
+    campaign = np.where(
+        (rng.random(len(device)) < 0.22) & (kind != SCAN), choose(rng, len(device), [item[5] for item in names.CHANNELS]), -1
+    )
+    return Sessions(device, start, size, kind, order, state, login, logged, campaign)
+
+
+Part = tuple[Ints, Floats, Ints, Ints, Ints, Ints]
+
+
+def _first_device(devices: Devices, key: Ints, wanted: Ints) -> Ints:
+    """The first device whose *key* equals each wanted value, -1 when there is none (keys ≥ 0)."""
+    place = np.full(int(max(key.max(initial=-1), wanted.max(initial=-1))) + 2, -1)
+    real = np.flatnonzero(key >= 0)[::-1]
+    place[key[real]] = real
+    return np.where(wanted >= 0, place[wanted], -1)
+
+
+def _order_sessions(rng: np.random.Generator, devices: Devices, purchases: Purchases) -> Part:
+    """One session per online order, ending in the order; the device logs in when the order carries a member."""
+    row = np.flatnonzero(np.isin(purchases.platform, list(PLATFORM_CHANNEL)))
+    channel = np.array([PLATFORM_CHANNEL.get(code, -1) for code in range(7)])[purchases.platform[row]]
+    device = np.full(len(row), -1)
+    for code in range(4):
+        here = channel == code
+        if code < 2:
+            key = np.where(devices.channel == code, devices.account, -1)
+            device[here] = _first_device(devices, key, purchases.account[row][here])
+        else:
+            key = np.where(devices.channel == code, devices.person, -1)
+            device[here] = _first_device(devices, key, purchases.person[row][here])
+    keep = device >= 0
+    row, device = row[keep], device[keep]
+    devices.logs_in[device[purchases.member[row]]] = True
+    size = 4 + np.minimum(rng.geometric(0.4, len(row)), 8) + 1
+    start = purchases.at[row] - (size - 2) * 25.0
+    return device, start, size, np.full(len(row), ORDER), row, np.full(len(row), -1)
+
+
+def _scan_sessions(rng: np.random.Generator, people: People, devices: Devices, relations: Relations) -> Part:
+    """An H5 landing page with a contact-way code, minutes before the friend is added."""
+    chosen = np.flatnonzero((relations.channel >= 0) & relations.first & people.account_h5[relations.account])
+    key = np.where(devices.channel == 1, devices.account, -1)
+    device = _first_device(devices, key, relations.account[chosen])
+    chosen, device = chosen[device >= 0], device[device >= 0]
+    start = relations.at[chosen] - rng.uniform(40, 240, len(chosen))
+    none = np.full(len(chosen), -1)
+    return device, np.floor(start), np.full(len(chosen), 2), np.full(len(chosen), SCAN), none, relations.channel[chosen]
+
+
+def _logins(
+    people: People, devices: Devices, device: Ints, start: Floats, size: Ints, kind: Ints
+) -> tuple[Bools, Bools]:
+    """The login session of each device (first one long enough after registration), and who is logged in when."""
+    able = devices.logs_in[device] & (start >= people.registered[devices.person[device]]) & (size >= 3) & (kind != SCAN)
+    place = np.where(able, np.arange(len(device)), len(device))
+    first = np.full(len(devices.person), len(device))
+    np.minimum.at(first, device, place)
+    number = np.arange(len(device))
+    login = number == first[device]
+    return login, number >= first[device]
+
+
+def reveal(people: People, devices: Devices, sessions: Sessions, evidence: Evidence) -> None:
+    """Tell the evidence which identifiers the lines carry together."""
+    seen = np.unique(sessions.device)
+    person, account, channel = devices.person[seen], devices.account[seen], devices.channel[seen]
+    login = np.zeros(len(devices.person), dtype=bool)
+    login[sessions.device[sessions.login]] = True
+    who = np.where(login[seen], person, -1)
+    evidence.link("anonymous", seen, "member", who)
+    for name, code in (("openid_mp", 0), ("openid_h5", 1)):
+        shown = np.where((channel == code) & (account >= 0), account, -1)
+        if code == 0:
+            shown = np.where(people.mp_authorised[np.maximum(shown, 0)], shown, -1)
+        evidence.link("anonymous", seen, name, shown)
+        evidence.link(name, shown, "unionid", shown)
+        evidence.link("member", who, name, shown)
+    evidence.link("anonymous", seen, "device", devices.hardware[seen])
+    phone = people.phone_first[person]
+    by_phone = login_by_phone(people, person) & login[seen]
+    evidence.link("member", who, "phone", np.where(by_phone, phone, -1))
+    web = (channel == 3) & login[seen]
+    evidence.link("member", who, "email", np.where(web & people.has_email[person], person, -1))
+
+
+def login_by_phone(people: People, person: Ints) -> Bools:
+    """Who logs in with the own number (planted cases never do)."""
+    planted = np.array(sorted({item for pair in people.family + people.recycled for item in pair}), dtype=np.int64)
+    return np.asarray((person % 5 < 3) & ~np.isin(person, planted))
+
+
+EVENTS = ("$ViewScreen", "ProductView", "Search", "AddToCart", "CouponReceive", "ShareInvite")
+EVENT_WEIGHTS = (0.34, 0.40, 0.08, 0.12, 0.04, 0.02)
+START = ("$MPLaunch", "$pageview", "$AppStart", "page")
+VIEW = ("$MPViewScreen", "$WebPageView", "$AppViewScreen", "page")
+PAGES = ("pages/home", "pages/category", "pages/product", "pages/cart", "pages/member", "pages/campaign")
+SYSTEMS = ("iOS", "Android", "HarmonyOS", "Windows")
+
+
+def write_events(
+    folder: Path, rng: np.random.Generator, people: People, devices: Devices, sessions: Sessions, purchases: Purchases,
+    time: Calendar,
+) -> dict[str, int]:  # fmt: skip
+    """All log files. Returns lines per channel, repeats and broken ones included."""
+    (folder / "sensors").mkdir(parents=True, exist_ok=True)
+    (folder / "segment").mkdir(parents=True, exist_ok=True)
+    month = local_text(sessions.start, "%Y-%m").to_numpy()
+    channel = devices.channel[sessions.device]
+    orders = order_ids(purchases)
+    states = pl.Series(channel_ids(people))
+    lines = dict.fromkeys(CHANNELS, 0)
+    track_id = 1_000_000
+    for code, name in enumerate(CHANNELS):
+        ranked = np.flatnonzero(channel == code)
+        ranked = ranked[np.argsort(sessions.start[ranked], kind="stable")]
+        for label in sorted(set(month[ranked].tolist())):
+            chosen = ranked[month[ranked] == label]
+            path = folder / ("segment" if code == 3 else "sensors") / f"{name}-{label}.{'jsonl' if code == 3 else 'log'}"
+            with path.open("wb") as file:
+                bounds = np.cumsum(sessions.size[chosen])
+                cut = np.searchsorted(bounds, np.arange(PART, int(bounds[-1]) + PART, PART)) + 1
+                for low, high in zip(np.concatenate([[0], cut[:-1]]), cut, strict=True):
+                    part = chosen[low:high]
+                    if len(part):
+                        frame = _events(rng, people, devices, sessions, purchases, part, code, time, track_id, orders, states)
+                        track_id += frame.height
+                        lines[name] += _write(rng, file, frame, code)
+    return lines
+
+
+def _events(
+    rng: np.random.Generator, people: People, devices: Devices, sessions: Sessions, purchases: Purchases, part: Ints,
+    code: int, time: Calendar, track_id: int, orders: pl.Series, states: pl.Series,
+) -> pl.DataFrame:  # fmt: skip
+    """One row per event of these sessions, with every value a line needs (null = absent)."""
+    size = sessions.size[part]
+    session = np.repeat(part, size)
+    place = np.arange(len(session)) - np.repeat(np.cumsum(size) - size, size)
+    left = sessions.size[session] - place  # 1 = last event of the session
+    device, kind = sessions.device[session], sessions.kind[session]
+    person, account = devices.person[device], devices.account[device]
+    event = choose(rng, len(session), EVENT_WEIGHTS)
+    name = words((VIEW[code], *EVENTS[1:]), event)
+    order_kind = kind == ORDER
+    paid = order_kind & purchases.is_paid[np.maximum(sessions.order[session], 0)]
+    is_pay, is_submit = paid & (left == 1), order_kind & (left == 2)
+    signup = sessions.login[session] & (place == 1)
+    name = pl.select(
+        pl.when(pl.Series(place == 0)).then(pl.lit(START[code]))
+        .when(pl.Series(signup)).then(pl.lit("$SignUp"))
+        .when(pl.Series(is_pay)).then(pl.lit("PayOrder"))
+        .when(pl.Series(is_submit)).then(pl.lit("SubmitOrder"))
+        .when(pl.Series(order_kind & (left == 3))).then(pl.lit("AddToCart"))
+        .when(pl.Series(order_kind & (left == 4))).then(pl.lit("ProductView"))
+        .when(pl.Series((kind == SCAN) & (place == 1))).then(pl.lit("QrScan"))
+        .otherwise(name)
+    ).to_series()  # fmt: skip
+    has_order = is_pay | is_submit
+    order = np.where(has_order, sessions.order[session], -1)
+    gap = np.where(kind == ORDER, 25.0, rng.exponential(22.0, len(session)))
+    elapsed = np.cumsum(gap)
+    first = np.repeat(elapsed[np.cumsum(size) - size], size)
+    at = sessions.start[session] + (elapsed - first)
+    at = np.where(is_submit, purchases.at[np.maximum(order, 0)], at)
+    at = np.where(is_pay, np.nan_to_num(purchases.paid_at[np.maximum(order, 0)]), at)
+    milli = np.minimum((at * 1000).astype(np.int64) + place, int(time.end * 1000) - 2000 + np.minimum(place, 999))
+    late = rng.random(len(session)) < 0.01
+    wait = np.where(late, rng.uniform(3.6e6, 2.6e8, len(session)), rng.uniform(80, 2500, len(session)))
+    received = np.minimum(milli + wait.astype(np.int64), int(time.end * 1000) - 1)
+    received = np.maximum(received, milli)
+    logged = sessions.logged[session] & (~sessions.login[session] | (place >= 1))
+    campaign = sessions.campaign[session]
+    product = name.is_in(["ProductView", "AddToCart"]).to_numpy()
+    lines_first = np.full(len(purchases), -1)
+    lines_first[purchases.line_order[::-1]] = purchases.line_product[::-1]
+    item = rng.integers(0, len(names.CATEGORIES) * 24, len(session))
+    taste = people.taste[person] * 24 + item % 24
+    item = np.where(rng.random(len(session)) < 0.55, taste, item)
+    bought = lines_first[np.maximum(sessions.order[session], 0)]
+    item = np.where(order_kind & (left <= 4), bought, item)
+    in_wechat = account >= 0
+    authorised = in_wechat & (people.mp_authorised[np.maximum(account, 0)] | (code != 0))
+    tags = pl.Series([entry[0] for entry in names.CHANNELS])
+    campaigns = pl.Series([entry[3] or None for entry in names.CHANNELS])
+    shown = (campaign >= 0) & (place == 0)
+    state = sessions.state[session]
+    scan = (kind == SCAN) & (place == 1)
+    return pl.DataFrame(
+        {
+            "track_id": np.arange(track_id, track_id + len(session)),
+            "name": name,
+            "signup": signup,
+            "time": milli,
+            "recv": received,
+            "anonymous": gather(devices.anonymous, device),
+            "login": gather(people.member_id, person, logged),
+            "openid": gather(people.openid["mp" if code == 0 else "h5"], account, authorised),
+            "unionid": gather(people.unionid, account, authorised),
+            "phone": gather(people.phones, people.phone_first[person], signup & login_by_phone(people, person)),
+            "email": gather(people.email, person, signup & people.has_email[person]),
+            "hardware": numbered("AD", devices.hardware[device], 9),
+            "session": pl.Series(session).cast(pl.String),
+            "page": words(PAGES, rng.integers(0, len(PAGES), len(session))),
+            "os": words(SYSTEMS, (device * 7 + device // 3) % 4),
+            "product": pick(product | has_order, numbered("SP", item + 1, 4)),
+            "order": gather(orders, order, has_order),
+            "amount": pl.Series(np.where(has_order, purchases.paid[np.maximum(order, 0)] / 100, np.nan)).fill_nan(None),
+            "source": gather(tags, campaign, shown),
+            "campaign": gather(campaigns, campaign, shown),
+            "state": gather(states, state, scan),
+            "coupon": pick((event == 4) & (name == "CouponReceive").to_numpy(), numbered("CP", (place % 4 + 1) * 10, 4)),
+        }
+    )
+
+
+def _text(key: str, column: str) -> pl.Expr:
+    """`,"key":"value"`, or nothing when the value is null."""
+    return pl.when(pl.col(column).is_null()).then(pl.lit("")).otherwise(
+        pl.concat_str(pl.lit(f',"{key}":"'), pl.col(column), pl.lit('"'))
+    )  # fmt: skip
+
+
+def _number(key: str, column: str) -> pl.Expr:
+    return pl.when(pl.col(column).is_null()).then(pl.lit("")).otherwise(
+        pl.concat_str(pl.lit(f',"{key}":'), pl.col(column).cast(pl.String))
+    )  # fmt: skip
+
+
+LIB = ("MiniProgram", "js", "Android")
+
+
+def sensors_line(code: int) -> pl.Expr:
+    """One Sensors Analytics line (code: 0 mini program, 1 H5, 2 app)."""
+    anonymous_key = ("$identity_mp_id", "$identity_cookie_id", "$identity_anonymous_id")[code]
+    openid_key = ("$identity_mp_openid", "identity_h5_openid", "_")[code]
+    union_key = ("$identity_mp_unionid", "identity_h5_unionid", "_")[code]
+    signup = pl.col("signup")
+    parts: list[pl.Expr] = [
+        pl.lit('{"_track_id":'), pl.col("track_id").cast(pl.String),
+        pl.when(signup).then(pl.lit(',"type":"track_signup","event":"')).otherwise(pl.lit(',"type":"track","event":"')),
+        pl.col("name"), pl.lit('","time":'), pl.col("time").cast(pl.String),
+        pl.lit(',"distinct_id":"'), pl.coalesce("login", "anonymous"), pl.lit('"'),
+        pl.when(signup).then(pl.concat_str(pl.lit(',"original_id":"'), pl.col("anonymous"), pl.lit('"'))).otherwise(pl.lit("")),
+        pl.lit(',"anonymous_id":"'), pl.col("anonymous"), pl.lit('"'), _text("login_id", "login"),
+        pl.lit(f',"identities":{{"{anonymous_key}":"'), pl.col("anonymous"), pl.lit('"'),
+        _text("$identity_login_id", "login"), _text("$identity_mobile", "phone"),
+    ]  # fmt: skip
+    if code < 2:
+        parts += [_text(openid_key, "openid"), _text(union_key, "unionid")]
+    parts += [
+        pl.lit(f'}},"lib":{{"$lib":"{LIB[code]}","$lib_version":"3.17.2","$lib_method":"code"}},"properties":{{"$session_id":"'),
+        pl.col("session"), pl.lit('","$url_path":"'), pl.col("page"), pl.lit('","$os":"'), pl.col("os"), pl.lit('"'),
+        pl.when(pl.col("login").is_null()).then(pl.lit("")).otherwise(pl.lit(',"$is_login_id":true')),
+        _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"), _text("channel", "source"),
+        _text("$utm_source", "source"), _text("$utm_campaign", "campaign"), _text("campaign_id", "campaign"),
+        _text("state", "state"), _text("coupon_id", "coupon"),
+    ]  # fmt: skip
+    if code == 2:
+        parts.append(_text("$device_id", "hardware"))
+    parts += [pl.lit('},"project":"production","recv_time":'), pl.col("recv").cast(pl.String), pl.lit("}")]
+    return pl.concat_str(parts)
+
+
+SEGMENT_NAMES = {
+    "ProductView": "Product Viewed", "AddToCart": "Product Added", "SubmitOrder": "Checkout Started",
+    "PayOrder": "Order Completed", "CouponReceive": "Coupon Received", "Search": "Products Searched",
+    "ShareInvite": "Product Shared",
+}  # fmt: skip
+
+
+def _iso(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+
+
+def segment_line() -> pl.Expr:
+    """One Segment message: the login is an `identify`, every tenth one an `alias` instead, views are `page`."""
+    name, signup = pl.col("name"), pl.col("signup")
+    alias = signup & (pl.col("track_id") % 10 == 0)
+    kind = (
+        pl.when(alias).then(pl.lit("alias")).when(signup).then(pl.lit("identify"))
+        .when(name == "page").then(pl.lit("page")).otherwise(pl.lit("track"))
+    )  # fmt: skip
+    event = pl.concat_str(pl.lit(',"event":"'), name.replace(SEGMENT_NAMES), pl.lit('"'))
+    page = pl.concat_str(pl.lit(',"name":"'), pl.col("page"), pl.lit('"'))
+    traits = pl.concat_str(
+        pl.lit(',"traits":{"member":true'), _text("phone", "phone"), _text("email", "email"), pl.lit("}")
+    )  # fmt: skip
+    previous = pl.concat_str(pl.lit(',"previousId":"'), pl.col("anonymous"), pl.lit('"'))
+    return pl.concat_str(
+        pl.lit('{"type":"'), kind, pl.lit('","messageId":"web-'), pl.col("track_id").cast(pl.String),
+        pl.lit('","anonymousId":"'), pl.col("anonymous"), pl.lit('"'), _text("userId", "login"),
+        pl.when(alias).then(previous).when(signup).then(traits).when(name == "page").then(page).otherwise(event),
+        pl.lit(',"properties":{"session_id":"'), pl.col("session"), pl.lit('","path":"/'), pl.col("page"), pl.lit('"'),
+        _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"), _text("coupon_id", "coupon"),
+        pl.lit('},"context":{"library":{"name":"analytics.js","version":"2.11.1"},"page":{"path":"/'), pl.col("page"), pl.lit('"}'),
+        pl.when(pl.col("source").is_null()).then(pl.lit("")).otherwise(
+            pl.concat_str(pl.lit(',"campaign":{"source":"'), pl.col("source"), pl.lit('","medium":"cpc"'), _text("name", "campaign"), pl.lit("}"))
+        ),
+        pl.lit('},"integrations":{},"timestamp":"'), _iso("time"), pl.lit('","originalTimestamp":"'), _iso("time"),
+        pl.lit('","sentAt":"'), _iso("time"), pl.lit('","receivedAt":"'), _iso("recv"), pl.lit('"}'),
+    )  # fmt: skip
+
+
+def _write(rng: np.random.Generator, file: BinaryIO, frame: pl.DataFrame, code: int) -> int:
+    """Write the events in order of receipt; one in a hundred comes again later, a few lines are cut off."""
+    line = segment_line() if code == 3 else sensors_line(code)
+    lines = frame.select("recv", "track_id", line.alias("line"))
+    again = lines.filter(pl.Series(rng.random(frame.height) < 0.01)).with_columns(pl.col("recv") + 30_000)
+    broken = lines.filter(pl.Series(rng.random(frame.height) < BROKEN)).with_columns(
+        pl.col("line").str.slice(0, 60) + pl.lit("…")
+    )
+    everything = pl.concat([lines, again, broken]).sort("recv", "track_id", maintain_order=True)
+    everything.select("line").write_csv(file, include_header=False, quote_style="never")
+    return everything.height

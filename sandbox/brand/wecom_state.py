@@ -1,0 +1,313 @@
+"""WeCom as it stands: staff, customers, relations with `state`, hand-made tags, groups, contact ways, followers."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sandbox.brand import names
+from sandbox.brand.ids import LETTERS, Bools, Floats, Ints, choose, gather, random_text
+from sandbox.brand.people import DAY, Calendar, People, full_names
+from sandbox.brand.records import pick, staff_ids, words
+from sandbox.brand.truth import Evidence
+from sandbox.state import create
+
+
+@dataclass
+class Relations:
+    """One row per (staff, customer account)."""
+
+    account: Ints
+    staff: Ints
+    at: Floats
+    channel: Ints  # index into `channel_ids`, -1 none
+    first: Bools  # the account's first relation
+    status: pl.Series
+
+
+def channel_ids(people: People) -> list[str]:
+    """Contact-way states: the brand's channels, then one counter code per store."""
+    return [item[0] for item in names.CHANNELS] + [f"store_S{number + 1:03d}" for number in range(people.stores)]
+
+
+def make_relations(rng: np.random.Generator, people: People, time: Calendar) -> Relations:
+    """Friends by account, one to four staff each, begun soon after the person came."""
+    friends = np.flatnonzero(people.account_friend)
+    count = choose(rng, len(friends), (0.70, 0.21, 0.06, 0.03)) + 1
+    account = np.repeat(friends, count)
+    starts = np.concatenate([[0], np.cumsum(count)[:-1]])
+    number = np.arange(len(account)) - np.repeat(starts, count)
+    person = people.account_person[account]
+    jump = rng.integers(1, max(2, people.staffs // 4), len(account)) * number
+    staff = np.where(number == 0, people.staff[person], (people.staff[person] + jump) % people.staffs)
+    pair = account * people.staffs + staff
+    _, keep = np.unique(pair, return_index=True)
+    keep.sort()
+    account, staff, number, person = account[keep], staff[keep], number[keep], person[keep]
+    wait = np.where(number == 0, rng.exponential(2.0, len(account)), rng.exponential(90.0, len(account))) * DAY
+    at = np.minimum(people.born[person] + 300 + wait, time.end - 600)
+    weights = [item[5] for item in names.CHANNELS] + [names.STORE_CHANNEL_WEIGHT]
+    channel = choose(rng, len(account), weights)
+    channel = np.where(channel == len(names.CHANNELS), len(names.CHANNELS) + staff % people.stores, channel)
+    channel = np.where((people.inviter[person] >= 0) & (number == 0), 13, channel)
+    channel = np.where(rng.random(len(account)) < 0.78, channel, -1)
+    status = words(("normal", "oneway", "half", "removed"), choose(rng, len(account), (0.90, 0.04, 0.012, 0.048)))
+    return Relations(account, staff, np.floor(at), channel, number == 0, status)
+
+
+def write_state(
+    path: Path, rng: np.random.Generator, people: People, relations: Relations, evidence: Evidence, time: Calendar
+) -> None:
+    """The server's state file, made afresh."""
+    for old in path.parent.glob(path.name + "*"):
+        old.unlink()
+    con = create(path, {"corpid": names.CORPID, "seed": 1})
+    con.execute("begin")
+    con.executemany(
+        "insert into apps (agentid, name, secret) values (?, ?, ?)",
+        [(names.AGENTID, "客户数据平台", names.APP_SECRET), (names.OTHER_AGENTID, "门店助手", names.OTHER_SECRET)],
+    )
+    _staff(con, rng, people)
+    tags = _tags(con, rng, time)
+    _contacts(con, rng, people)
+    _relations(con, rng, people, relations, evidence, time, tags)
+    _groups(con, rng, people, evidence, time)
+    _ways(con, rng, people, time)
+    _behavior(con, rng, people, relations, time)
+    _followers(con, rng, people, evidence, time)
+    con.execute("commit")
+    con.execute("pragma wal_checkpoint(truncate)")
+    con.close()
+
+
+def _fill(con: sqlite3.Connection, table: str, frame: pl.DataFrame) -> None:
+    columns, marks = ", ".join(frame.columns), ",".join("?" * frame.width)
+    for low in range(0, frame.height, 100_000):
+        con.executemany(f"insert into {table} ({columns}) values ({marks})", frame.slice(low, 100_000).iter_rows())
+
+
+def _staff(con: sqlite3.Connection, rng: np.random.Generator, people: People) -> None:
+    number = np.arange(people.staffs)
+    store = number % people.stores
+    surname = gather(pl.Series(list(names.SURNAMES)), rng.integers(0, len(names.SURNAMES), people.staffs))
+    given = gather(pl.Series(list(names.GIVEN)), rng.integers(0, len(names.GIVEN), people.staffs))
+    frame = pl.DataFrame(
+        {
+            "userid": staff_ids(people),
+            "name": surname + given,
+            "department": [json.dumps([int(item) + 2]) for item in store],
+            "store_id": [f"S{item + 1:03d}" for item in store],
+        }
+    )
+    _fill(con, "staff", frame)
+
+
+def _tags(con: sqlite3.Connection, rng: np.random.Generator, time: Calendar) -> list[list[str]]:
+    """Console-made groups (no app owns them), one strategy group of the other app; the ids of the first by group."""
+    made, created = [], int(time.start)
+    for order, (group, labels) in enumerate(names.STAFF_GROUPS):
+        ids = random_text(rng, len(labels) + 1, 30, LETTERS, "et").to_list()
+        con.execute("insert into tag_groups values (?, ?, ?, ?, null, 0)", (ids[0], group, 100 - order, created))
+        rows = [(key, ids[0], label, 50 - place, created) for place, (key, label) in enumerate(zip(ids[1:], labels, strict=True))]
+        con.executemany("insert into tags values (?, ?, ?, ?, ?, null, 0)", rows)
+        made.append(ids[1:])
+    ids = random_text(rng, 3, 30, LETTERS, "et").to_list()
+    con.execute("insert into strategies values (1, '华东规则组', ?, '[]')", (names.OTHER_AGENTID,))
+    con.execute("insert into tag_groups values (?, '规则组标签', 0, ?, 1, 0)", (ids[0], created))
+    rows = [(ids[1], ids[0], "华东重点", 1, created, names.OTHER_AGENTID), (ids[2], ids[0], "华东普通", 0, created, names.OTHER_AGENTID)]
+    con.executemany("insert into tags values (?, ?, ?, ?, ?, ?, 0)", rows)
+    return [*made, ids[1:]]
+
+
+def _contacts(con: sqlite3.Connection, rng: np.random.Generator, people: People) -> None:
+    account = np.flatnonzero(people.account_friend)
+    person = people.account_person[account]
+    nick = gather(full_names(people), person)
+    style = rng.integers(0, 4, len(account))
+    nick = pick(style == 0, nick.str.slice(0, 1) + "小姐").fill_null(pick(style == 1, "🌸" + nick.str.slice(1))).fill_null(nick)
+    frame = pl.DataFrame(
+        {
+            "external_userid": gather(people.external_userid, account),
+            "name": nick,
+            "gender": np.where(rng.random(len(account)) < 0.8, people.gender[person], 0),
+            "avatar": "https://wx.qlogo.cn/mmhead/" + pl.Series(account).cast(pl.String) + "/0",
+            "unionid": gather(people.unionid, account),
+            "openid": gather(people.openid["oa"], account, people.account_oa[account]),
+        }
+    )
+    _fill(con, "contacts", frame)
+    partners = max(2, people.count // 400)
+    ids = random_text(rng, partners, 30, prefix="wo")
+    con.executemany(
+        "insert into contacts (external_userid, name, type, gender, corp_name, position) values (?, ?, 2, 0, '山茶供应链有限公司', '采购')",
+        [(key, f"供应商{number}") for number, key in enumerate(ids.to_list())],
+    )
+    userids = staff_ids(people).to_list()
+    con.executemany(
+        "insert into relations (userid, external_userid, createtime, oper_userid, add_way) values (?, ?, ?, ?, 3)",
+        [(userids[number % len(userids)], key, 1_700_000_000, userids[number % len(userids)]) for number, key in enumerate(ids.to_list())],
+    )
+
+
+def _relations(
+    con: sqlite3.Connection, rng: np.random.Generator, people: People, relations: Relations, evidence: Evidence,
+    time: Calendar, tags: list[list[str]],
+) -> None:  # fmt: skip
+    size = len(relations.account)
+    person = people.account_person[relations.account]
+    userid, external = gather(staff_ids(people), relations.staff), gather(people.external_userid, relations.account)
+    channels = pl.Series(channel_ids(people))
+    ways = np.array([item[6] for item in names.CHANNELS] + [1] * people.stores)
+    add_way = np.where(relations.channel >= 0, ways[np.maximum(relations.channel, 0)], rng.choice([2, 3, 4, 6, 24, 0], size))
+    marked = rng.random(size) < 0.35
+    first = gather(pl.Series(tags[0]), choose(rng, size, (0.6, 0.3, 0.1)), marked)
+    second = gather(pl.Series(tags[1]), people.taste[person], rng.random(size) < 0.2)
+    third = gather(pl.Series(tags[3]), rng.integers(0, 2, size), rng.random(size) < 0.01)
+    together = pl.select(pl.concat_str([first, second, third], separator=",", ignore_nulls=True)).to_series()
+    known = people.is_member[person] | people.has_crm[person]
+    shares = {item for pair in people.family + people.recycled for item in pair}
+    plain = ~np.isin(person, np.array(sorted(shares), dtype=np.int64))
+    noted = (rng.random(size) < 0.18) & known & plain
+    wrong = noted & people.is_member[person] & (rng.random(size) < 0.01)
+    mates = np.flatnonzero(people.is_member)
+    phone = np.where(wrong, people.phone_first[mates[rng.integers(0, len(mates), size)]], people.phone_first[person])
+    live = (relations.status != "removed").to_numpy()
+    listed = np.where(live, relations.account, -1)
+    evidence.link("external", listed, "unionid", listed)
+    evidence.link("external", listed, "phone", np.where(noted & ~wrong & live, phone, -1))
+    nick = gather(full_names(people), person)
+    frame = pl.DataFrame(
+        {
+            "userid": userid,
+            "external_userid": external,
+            "createtime": relations.at.astype(np.int64),
+            "remark": pick(rng.random(size) < 0.5, nick, ""),
+            "tag_ids": together.fill_null(""),
+            "personal_tags": pick(rng.random(size) < 0.08, words(names.PERSONAL_TAGS, rng.integers(0, 5, size)), ""),
+            "remark_mobiles": gather(people.phones, phone, noted).fill_null(""),
+            "oper_userid": pick(rng.random(size) < 0.8, external).fill_null(userid),
+            "add_way": add_way.astype(np.int64),
+            "state": gather(channels, relations.channel, relations.channel >= 0).fill_null(""),
+            "status": relations.status,
+            "ended_at": pl.Series(np.where(live, -1, np.minimum(relations.at + 20 * DAY, time.end - 60)).astype(np.int64)).replace(-1, None),
+        }
+    )
+    _fill(con, "relations", frame)
+
+
+def _groups(con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar) -> None:
+    """Customer groups of 20 to 200; most members are friends, some are nobody's customer."""
+    count = max(3, people.count // 350)
+    chats = random_text(rng, count, 30, prefix="wr").to_list()
+    userids = staff_ids(people).to_list()
+    owner = rng.integers(0, people.staffs, count)
+    created = time.start + rng.random(count) * 300 * DAY
+    rows = [
+        (key, f"山茶集福利{place + 1}群", userids[owner[place]], 0, int(created[place])) for place, key in enumerate(chats)
+    ]
+    con.executemany("insert into groups (chat_id, name, owner, status, create_time) values (?, ?, ?, ?, ?)", rows)
+    con.executemany(
+        "insert into group_members (chat_id, member_id, type, join_time, join_scene) values (?, ?, 1, ?, 1)",
+        [(key, userids[owner[place]], int(created[place])) for place, key in enumerate(chats)],
+    )
+    pool = np.flatnonzero(people.account_friend | (rng.random(len(people.account_person)) < 0.05))
+    sizes = rng.integers(20, 160, count)
+    chat = np.repeat(np.arange(count), sizes)
+    account = pool[rng.integers(0, len(pool), len(chat))]
+    _, keep = np.unique(chat * len(people.account_person) + account, return_index=True)
+    chat, account = chat[keep], account[keep]
+    person = people.account_person[account]
+    low = np.maximum(created[chat], people.born[person])
+    joined = low + rng.random(len(chat)) * np.maximum(time.end - 3600 - low, 1)
+    evidence.link("external", account, "unionid", account)
+    scene = choose(rng, len(chat), (0.25, 0.15, 0.60)) + 1
+    frame = pl.DataFrame(
+        {
+            "chat_id": gather(pl.Series(chats), chat),
+            "member_id": gather(people.external_userid, account),
+            "type": np.full(len(chat), 2),
+            "unionid": gather(people.unionid, account),
+            "join_time": joined.astype(np.int64),
+            "join_scene": scene,
+            "invitor": gather(pl.Series(userids), owner[chat], scene == 1),
+            "state": pick(scene == 3, pl.lit("group_qr")),
+            "name": gather(full_names(people), person),
+        }
+    )
+    _fill(con, "group_members", frame)
+
+
+def _ways(con: sqlite3.Connection, rng: np.random.Generator, people: People, time: Calendar) -> None:
+    userids = staff_ids(people).to_list()
+    keys = random_text(rng, len(channel_ids(people)), 32, "0123456789abcdef").to_list()
+    rows = []
+    for place, state in enumerate(channel_ids(people)):
+        shop = place - len(names.CHANNELS)
+        users = userids[shop :: people.stores][:100] if shop >= 0 else userids[:20]
+        rows.append((keys[place], 2, 2, state, state, json.dumps(users), 1, int(time.end - 80 * DAY + place), 0, 1))
+    con.executemany("insert into contact_ways values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def _behavior(con: sqlite3.Connection, rng: np.random.Generator, people: People, relations: Relations, time: Calendar) -> None:
+    """Sixty days of figures for the first two hundred staff."""
+    shown = min(people.staffs, 200)
+    days = np.arange(60)
+    staff, day = np.repeat(np.arange(shown), 60), np.tile(days, shown)
+    start = time.end - (60 - day) * DAY
+    new = np.bincount(
+        relations.staff * 61 + np.clip(((relations.at - (time.end - 60 * DAY)) // DAY).astype(np.int64), -1, 59) + 1,
+        minlength=people.staffs * 61,
+    ).reshape(people.staffs, 61)[:shown, 1:].ravel()  # fmt: skip
+    chats = rng.poisson(12, len(staff))
+    frame = pl.DataFrame(
+        {
+            "userid": gather(staff_ids(people), staff),
+            "day": start.astype(np.int64),
+            "chat_cnt": chats,
+            "message_cnt": chats * rng.integers(2, 9, len(staff)),
+            "reply_percentage": np.round(rng.uniform(60, 99, len(staff)), 2),
+            "avg_reply_time": rng.integers(1, 60, len(staff)),
+            "negative_feedback_cnt": rng.poisson(0.2, len(staff)),
+            "new_apply_cnt": new + rng.poisson(0.4, len(staff)),
+            "new_contact_cnt": new,
+        }
+    )
+    _fill(con, "behavior", frame)
+
+
+SCENES = ("ADD_SCENE_QR_CODE", "ADD_SCENE_SEARCH", "ADD_SCENE_PROFILE_CARD", "ADD_SCENE_PAID", "ADD_SCENE_OTHERS")
+
+
+def _followers(con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar) -> None:
+    """Official Account followers (a few have left); the Mini Program account is there for its code exchanges."""
+    con.executemany(
+        "insert into oa_accounts values (?, ?, 1)", [(names.OA_APPID, names.OA_SECRET), (names.MP_APPID, names.MP_SECRET)]
+    )
+    con.executemany("insert into oa_tags values (?, ?, ?)", [(names.OA_APPID, 2, "星标组"), (names.OA_APPID, 100, "老会员")])
+    account = np.flatnonzero(people.account_oa)
+    stays = rng.random(len(account)) < 0.94
+    evidence.link("openid_oa", np.where(stays, account, -1), "unionid", account)
+    person = people.account_person[account]
+    at = np.minimum(people.born[person] + rng.exponential(20 * DAY, len(account)), time.end - 3600)
+    scene = choose(rng, len(account), (0.5, 0.2, 0.1, 0.1, 0.1))
+    channels = pl.Series([item[0] for item in names.CHANNELS])
+    frame = pl.DataFrame(
+        {
+            "appid": [names.OA_APPID] * len(account),
+            "openid": gather(people.openid["oa"], account),
+            "unionid": gather(people.unionid, account),
+            "subscribe": stays.astype(np.int64),
+            "subscribe_time": at.astype(np.int64),
+            "subscribe_scene": words(SCENES, scene),
+            "qr_scene_str": gather(channels, rng.integers(0, len(channels), len(account)), scene == 0).fill_null(""),
+            "tag_ids": pick(rng.random(len(account)) < 0.1, pl.lit("100"), ""),
+        }
+    )
+    _fill(con, "oa_followers", frame)
+
+

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -157,34 +157,38 @@ class _Landing:
         )
 
     def _commits(self, connector: Connector) -> Iterator[BatchRecord]:
-        """Group what is pulled into commits of a sensible size, one file never sharing a commit with another."""
+        """Group what is pulled into commits of a sensible size; what comes from a file is committed as it comes.
+
+        An item that cannot be landed is thrown into the connector, which goes on without it or lets the fault pass.
+        """
         pending: list[Batch] = []
         pull = iter(connector.pull(self.stream, self.state))
+        fault: CdpError | None = None
         while True:
             try:
-                item = next(pull, None)
+                item = next(pull, None) if fault is None else _throw(pull, fault)
             except Exception:
                 # The pages before the fault are whole: commit them, so that the next try goes on behind them.
-                if pending:
+                if pending and fault is None:
                     yield self._commit(pending)
                 raise
-            if item is None:
-                break
-            if isinstance(item, JsonLines):
+            fault = None
+            if isinstance(item, Batch):
+                pending.append(item)
+                if not (item.complete or item.source_file) and _rows(pending) < COMMIT_ROWS:
+                    continue
+            try:
                 if pending:
                     yield self._commit(pending)
-                    pending = []
-                yield self._commit_lines(item)
-                continue
-            if pending and item.source_file != pending[-1].source_file:
-                yield self._commit(pending)
-                pending = []
-            pending.append(item)
-            if item.complete or sum(batch.frame.height for batch in pending) >= COMMIT_ROWS:
-                yield self._commit(pending)
-                pending = []
-        if pending:
-            yield self._commit(pending)
+                if isinstance(item, JsonLines):
+                    yield self._commit_lines(item)
+            except CdpError as error:
+                fault = error
+            pending = []
+            if item is None and fault is None:
+                return
+            if item is None and fault is not None:
+                raise fault
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
@@ -504,6 +508,21 @@ class _Landing:
         temporary = target.with_name(f".{name}.tmp")
         pl.DataFrame(rows, schema=_REJECT_SCHEMA, orient="row").write_parquet(temporary)
         _rename_synced(temporary, target)
+
+
+def _rows(batches: Sequence[Batch]) -> int:
+    return sum(batch.frame.height for batch in batches)
+
+
+def _throw(pull: Iterator[Batch | JsonLines], fault: CdpError) -> Batch | JsonLines | None:
+    """Tell the connector that its last item was not landed; its next item, None at its end."""
+    if not isinstance(pull, Generator):
+        raise fault
+    try:
+        item: Batch | JsonLines = pull.throw(fault)
+    except StopIteration:
+        return None
+    return item
 
 
 def _frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:

@@ -31,6 +31,9 @@ _SQL_TYPES = {
     "timestamp": "timestamptz",
     "date": "date",
 }
+_LINE_ID = "lpad(lower(to_hex(_line_hash)), 16, '0')"
+# A field `messageId|_line` is that key where the line has it, else the hash of the whole line.
+OR_LINE = "|_line"
 _BLOCK = 8 * 1024 * 1024
 
 
@@ -83,7 +86,10 @@ def read_lines(
 
 def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping[str, Any]) -> str:
     declared = [column for column in stream.columns if lines.fields.get(column.name, "_line") != "_line"]
-    wanted = {lines.fields[column.name]: "JSON" if column.type == "json" else "VARCHAR" for column in declared}
+    wanted = {
+        lines.fields[column.name].removesuffix(OR_LINE): "JSON" if column.type == "json" else "VARCHAR"
+        for column in declared
+    }
     shape = json.dumps({**wanted, **dict.fromkeys(lines.known, "JSON")}, ensure_ascii=False)
     cells = [_cell(column, lines.fields) for column in stream.columns]
     cells += [f"{_literal(value)} as {name}" for name, value in constants.items()]
@@ -112,9 +118,11 @@ def _cell(column: Column, fields: Mapping[str, str]) -> str:
     kind = _SQL_TYPES[column.type]
     key = fields.get(column.name)
     if key == "_line":
-        return f"lpad(lower(to_hex(_line_hash)), 16, '0') as {_quoted(column.name)}"
+        return f"{_LINE_ID} as {_quoted(column.name)}"
     if key is None:
         return f"cast(null as {kind}) as {_quoted(column.name)}"
+    if key.endswith(OR_LINE):
+        return f"coalesce(f.{_quoted(key.removesuffix(OR_LINE))}, {_LINE_ID}) as {_quoted(column.name)}"
     value = f"f.{_quoted(key)}"
     if column.type == "json":
         value = f"cast({value} as varchar)"
@@ -126,8 +134,14 @@ def _cell(column: Column, fields: Mapping[str, str]) -> str:
 def _key(stream: Stream, fields: Mapping[str, str]) -> str:
     if any(fields.get(name, name) == "_line" for name in stream.key):
         return "_line_hash"
-    cells = [f"coalesce(cast(f.{_quoted(fields[name])} as varchar), chr(1))" for name in stream.key]
+    cells = [_key_cell(fields[name]) for name in stream.key]
     return f"md5_number_lower(concat_ws(chr(31), {', '.join(cells)}))"
+
+
+def _key_cell(key: str) -> str:
+    if key.endswith(OR_LINE):
+        return f"coalesce(f.{_quoted(key.removesuffix(OR_LINE))}, {_LINE_ID})"
+    return f"coalesce(cast(f.{_quoted(key)} as varchar), chr(1))"
 
 
 def _extra(declared: list[str], known: tuple[str, ...]) -> str:
@@ -149,8 +163,8 @@ def _reject(declared: list[Column], fields: Mapping[str, str]) -> str:
         ("json_type(json) <> 'OBJECT'", "\tis not a JSON object"),
     ]
     for column in declared:
-        value = f"f.{_quoted(fields[column.name])}"
-        if column.required:
+        value = f"f.{_quoted(fields[column.name].removesuffix(OR_LINE))}"
+        if column.required and not fields[column.name].endswith(OR_LINE):
             tests.append((f"coalesce(cast({value} as varchar), '') = ''", f"{column.name}\tis required and empty"))
         if column.type not in ("text", "json"):
             misfit = f"{value} is not null and try_cast({value} as {_SQL_TYPES[column.type]}) is null"

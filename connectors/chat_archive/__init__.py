@@ -1,0 +1,1 @@
+"""会话内容存档 (chat archive), decrypted lines."""

@@ -1,0 +1,1 @@
+"""Tables of SQLite, PostgreSQL and MySQL/MariaDB, read by keyset pages."""

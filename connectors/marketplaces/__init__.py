@@ -1,0 +1,1 @@
+"""Order files exported from the public platforms, recognised by their headers."""

@@ -1,0 +1,1 @@
+"""公众号 (Official Account): followers."""

@@ -1,0 +1,1 @@
+"""Tracking logs: one JSON object a line, from the official SDKs of each vendor."""

@@ -1,0 +1,188 @@
+"""Resolution of one set of evidence: eligible links, edges, raw components, limits, decisions (identity.md § 2.2–2.4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdp.identity.components import components, spanning_forest, verify
+from cdp.identity.eligibility import Eligible, confidence_bucket, find_eligible, sorted_distinct
+from cdp.identity.graph import (
+    ACCEPTED,
+    MANUAL,
+    NEVER,
+    REDUNDANT,
+    REJECTED,
+    REJECTED_CANNOT,
+    Assertions,
+    Bools,
+    Edges,
+    Ints,
+    Links,
+    Nodes,
+    Refusals,
+    Resolution,
+    Rows,
+    Small,
+    TypeTable,
+)  # fmt: skip
+from cdp.identity.replay import replay
+
+
+def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, *, as_of: int) -> Resolution:
+    """Nodes and evidence to persons. A pure function: the order of *rows*, and of places in a row, does not matter.
+
+    Raises `CheckFailedError` when the outcome fails its own check by another method (`components.verify`).
+    """
+    eligible = find_eligible(nodes, rows, table, assertions, as_of)
+    count = len(eligible.origin)
+    must, cannot = _final_pairs(eligible, assertions.must), _final_pairs(eligible, assertions.cannot)
+    edges = build_edges(count, eligible.links, rows, must)
+    component = components(count, edges.a, edges.b)
+    contested = _contested(component, eligible, edges, cannot, table, as_of)
+    decision, refusals, replayed = _decide(component, contested, eligible, edges, cannot, table, as_of)
+    joined = (decision != REJECTED) & (decision != REJECTED_CANNOT)
+    person = components(count, edges.a[joined], edges.b[joined]) if len(refusals.edge) else component
+    verify(count, edges.a, edges.b, joined & (decision != REDUNDANT), person)
+    return Resolution(
+        origin=eligible.origin, epoch=eligible.epoch, first=eligible.first, last=eligible.last, status=eligible.status,
+        component=component, person=person, edges=edges, decision=decision, refusals=refusals, slices=eligible.slices,
+        links=eligible.links, contested_edges=replayed, data_errors=eligible.data_errors, neighbours=eligible.neighbours,
+    )  # fmt: skip
+
+
+def _final_pairs(eligible: Eligible, pairs: Ints) -> Ints:
+    """Pairs of ranks as pairs of final nodes; a node cut into epochs stands for its latest one."""
+    return np.searchsorted(eligible.origin, pairs, side="right").astype(np.int64) - 1
+
+
+def build_edges(count: int, links: Links, rows: Rows, must: Ints) -> Edges:
+    """Every group as a star on its strongest node, then all evidence of a pair summed into one edge."""
+    group, node, row = links.group, links.node, links.row_of
+    if len(group):
+        begins = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+        sizes = np.diff(np.concatenate([begins, [len(group)]]))
+        centre = np.repeat(np.minimum.reduceat(node, begins), sizes)
+    else:
+        centre = node
+    arm = centre != node
+    source_row = row[group[arm]]
+    size = max(count, 1)
+    keys = centre[arm].astype(np.int64) * size + node[arm]
+    manual = np.sort(must, axis=1)
+    manual = manual[manual[:, 0] != manual[:, 1]]
+    extra = manual[:, 0] * size + manual[:, 1]
+    distinct = sorted_distinct(np.concatenate([keys, extra]))
+    edge = np.searchsorted(distinct, keys)
+    forced = np.zeros(len(distinct), dtype=np.bool_)
+    forced[np.searchsorted(distinct, extra)] = True
+    forced[edge[rows.kind[source_row] == MANUAL]] = True
+    return _summed(distinct, size, edge, source_row, rows, forced)
+
+
+def _summed(distinct: Ints, size: int, edge: Ints, row: Small, rows: Rows, forced: Bools) -> Edges:
+    count = len(distinct)
+    tier = np.full(count, 127, dtype=np.int8)
+    first, last = np.full(count, NEVER, dtype=np.int64), np.full(count, -NEVER, dtype=np.int64)
+    confidence = np.zeros(count, dtype=np.float32)
+    np.minimum.at(tier, edge, rows.tier[row])
+    np.minimum.at(first, edge, rows.first[row])
+    np.maximum.at(last, edge, rows.last[row])
+    np.maximum.at(confidence, edge, rows.confidence[row])
+    tier[forced] = 0
+    confidence[forced] = 1
+    total = np.bincount(edge, weights=rows.count[row].astype(np.float64), minlength=count).astype(np.int64)
+    return Edges(
+        a=(distinct // size).astype(np.int32), b=(distinct % size).astype(np.int32), tier=tier, first=first, last=last,
+        count=total, days=_distinct_count(edge, rows.day[row], count), sources=_distinct_count(edge, rows.source[row], count),
+        confidence=confidence, forced=forced,
+    )  # fmt: skip
+
+
+def _distinct_count(edge: Ints, value: Small, count: int) -> Small:
+    """How many different *value*s each edge has."""
+    if not len(edge):
+        return np.zeros(count, dtype=np.int32)
+    low = int(value.min())
+    span = int(value.max()) - low + 1
+    pairs = sorted_distinct(edge * span + (value - low))
+    return np.bincount(pairs // span, minlength=count).astype(np.int32)
+
+
+def _limit_groups(eligible: Eligible, table: TypeTable, as_of: int) -> tuple[Small, Small]:
+    """Limit group of every node (-1: counts towards none), and the limit of every group."""
+    limited = table.limit[eligible.type] > 0
+    window = table.window[eligible.type]
+    limited &= (window == 0) | (eligible.last >= as_of - window)
+    limit = np.zeros(int(eligible.group.max()) + 1 if len(eligible.group) else 0, dtype=np.int32)
+    limit[eligible.group] = table.limit[eligible.type]
+    return np.where(limited, eligible.group, -1).astype(np.int32), limit
+
+
+def _contested(component: Small, eligible: Eligible, edges: Edges, cannot: Ints, table: TypeTable, as_of: int) -> Bools:
+    """Which raw components break a limit or hold a cannot-link pair."""
+    contested = np.zeros(int(component.max()) + 1 if len(component) else 0, dtype=np.bool_)
+    group, limit = _limit_groups(eligible, table, as_of)
+    limited = group >= 0
+    keys = np.sort(component[limited].astype(np.int64) * max(len(limit), 1) + group[limited])
+    if len(keys):
+        begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        many = np.diff(np.concatenate([begins, [len(keys)]]))
+        groups = keys[begins] % len(limit)
+        contested[(keys[begins] // len(limit))[many > limit[groups]]] = True
+    together = component[cannot[:, 0]] == component[cannot[:, 1]]
+    contested[component[cannot[together, 0]]] = True
+    return contested
+
+
+def edge_order(edges: Edges, chosen: Ints, types: NDArray[np.int16], table: TypeTable) -> Ints:
+    """*chosen* edges, strongest first: the total order of § 2.4. Every key is data; the last two make it total."""
+    a, b = edges.a[chosen], edges.b[chosen]
+    latest = table.latest_wins[types[b]]
+    time = np.where(latest, -edges.last[chosen], edges.first[chosen])
+    confidence = -confidence_bucket(edges.confidence[chosen])
+    strength = table.strength[types[a]].astype(np.int64) * 1000 + table.strength[types[b]]
+    keys = (b, a, time, -edges.days[chosen], confidence, strength, edges.tier[chosen])
+    return chosen[np.lexsort(keys)]
+
+
+def _decide(
+    component: Small, contested: Bools, eligible: Eligible, edges: Edges, cannot: Ints, table: TypeTable, as_of: int
+) -> tuple[NDArray[np.int8], Refusals, int]:
+    """Accepted (a forest of the strongest edges), redundant or rejected, for every edge."""
+    decision = np.full(len(edges), ACCEPTED, dtype=np.int8)
+    of_edge = component[edges.a]
+    per_component = np.bincount(of_edge, minlength=len(contested))
+    sizes = np.bincount(component, minlength=len(contested))
+    cyclic = (per_component >= sizes) & ~contested
+    chosen = edge_order(edges, np.flatnonzero(cyclic[of_edge]), eligible.type, table)
+    local, a, b = _compact(edges.a[chosen], edges.b[chosen])
+    decision[chosen[~spanning_forest(len(local), a, b)]] = REDUNDANT
+    chosen = edge_order(edges, np.flatnonzero(contested[of_edge]), eligible.type, table)
+    local, a, b = _compact(edges.a[chosen], edges.b[chosen])
+    group, limit = _limit_groups(eligible, table, as_of)
+    inside = np.isin(cannot, local).all(axis=1)
+    outcome = replay(
+        len(local), a, b, forced=edges.forced[chosen], group=group[local], limit=limit,
+        cannot=np.searchsorted(local, cannot[inside]).astype(np.int64),
+    )  # fmt: skip
+    decision[chosen] = outcome.decision
+    refused = np.flatnonzero(outcome.decision >= REJECTED)
+    refusals = Refusals(
+        edge=chosen[refused], group=outcome.group[refused],
+        left=_back(local, outcome.left[refused]), right=_back(local, outcome.right[refused]),
+    )  # fmt: skip
+    return decision, refusals, len(chosen)
+
+
+def _back(local: Ints, position: Small) -> Small:
+    """Positions in *local* back to nodes; -1 stays."""
+    found = np.full(len(position), -1, dtype=np.int32)
+    found[position >= 0] = local[position[position >= 0]]
+    return found
+
+
+def _compact(a: Small, b: Small) -> tuple[Ints, Small, Small]:
+    """The nodes of some edges (sorted), and the edges over their positions; rank order is kept."""
+    local = sorted_distinct(np.concatenate([a, b]).astype(np.int64))
+    return local, np.searchsorted(local, a).astype(np.int32), np.searchsorted(local, b).astype(np.int32)

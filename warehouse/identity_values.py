@@ -1,0 +1,212 @@
+"""Raw evidence into the dictionary: new rows found, their identifiers normalised once, everything else dense integers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from cdp.errors import FatalError
+from cdp.identity.graph import KINDS
+from cdp.identity.normalise import normalise
+from cdp.identity.rules import IdentityRules
+
+# One number for the whole row as it came: what tells new from known evidence. 64 bits: the chance that any two of ten million
+# rows share it is 3 in a million.
+ROW_HASH = (
+    """hash(source, source_key, kind, event_time, last_time, recorded_at, confidence, observations, identifiers)"""
+)
+ELEMENT_HASH = "hash(item.type, coalesce(item.scope, ''), item.value)"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How the evidence differs from the run before: rows that came and rows that went."""
+
+    new_rows: int
+    gone_rows: int
+    new_identifiers: int
+    rejected_values: int
+
+
+def hash_mac(secret: bytes, column: str) -> str:
+    """SQL for HMAC-SHA256 (RFC 2104) of a text expression under *secret*, as 64 hex digits."""
+    key = secret if len(secret) <= 64 else hashlib.sha256(secret).digest()
+    key = key.ljust(64, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in key).hex() for pad in (0x36, 0x5C))
+    return f"sha256(unhex('{outer}') || unhex(sha256(unhex('{inner}') || encode({column}))))"
+
+
+def take_in(
+    con: duckdb.DuckDBPyConnection,
+    rules: IdentityRules,
+    *,
+    run: int,
+    as_of: datetime,
+    secret: bytes,
+    bars_changed: bool,
+) -> Delta:
+    """Bring `evidence`, `evidence_node`, `node` and `identifier_value` up to the evidence model.
+
+    Leaves temp tables `new_rows(row_id)` and `gone_nodes(node_id)`. Raises `FatalError` on a kind of evidence nobody knows.
+    """
+    _check_kinds(con)
+    con.execute("create or replace temp table given as select distinct %s as evidence_id from %s" % (ROW_HASH, SOURCE))
+    con.execute("""create or replace temp table gone_rows as
+        select row_id from identity.evidence where evidence_id not in (select evidence_id from given)""")
+    con.execute("""create or replace temp table gone_nodes as
+        select distinct node_id from identity.evidence_node where row_id in (select row_id from gone_rows)""")
+    gone = _count(con, "gone_rows")
+    if gone:
+        for table in ("evidence", "evidence_node"):
+            con.execute(f"delete from identity.{table} where row_id in (select row_id from gone_rows)")
+    known = _count(con, "identity.evidence")
+    if known:
+        con.execute("delete from given where evidence_id in (select evidence_id from identity.evidence)")
+    new = _new_rows(con, first_time=not known)
+    identifiers, rejected = _new_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
+    con.execute("""
+        insert into identity.evidence_node
+        select element.row_id, value.node_id
+        from element inner join identity.identifier_value as value on element.value_hash = value.value_hash
+    """)
+    _bury(con, secret)
+    con.execute("drop table element")
+    return Delta(new, gone, identifiers, rejected)
+
+
+SOURCE = "identity.int_identity__evidence"
+
+
+def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    return int(con.execute(f"select count(*) from {table}").fetchall()[0][0])
+
+
+def _check_kinds(con: duckdb.DuckDBPyConnection) -> None:
+    names = ", ".join(f"'{kind}'" for kind in KINDS)
+    wrong = con.execute(f"select distinct kind from {SOURCE} where kind is null or kind not in ({names})").fetchall()
+    if wrong:
+        raise FatalError(
+            f"evidence of unknown kind: {', '.join(f'`{row[0]}`' for row in wrong)}; expected one of {', '.join(KINDS)}",
+            hint="mend the model int_identity__evidence",
+        )
+
+
+def _new_rows(con: duckdb.DuckDBPyConnection, *, first_time: bool) -> int:
+    """Store new rows of evidence; leaves temp tables `new_rows` and `element(row_id, value_hash)`."""
+    base = con.execute("select coalesce(max(row_id), 0) from identity.evidence").fetchall()[0][0]
+    only = "" if first_time else f"where {ROW_HASH} in (select evidence_id from given)"
+    con.execute(f"""
+        create or replace temp table arrived as
+        select {base} + row_number() over () as row_id, {ROW_HASH} as evidence_id, * from {SOURCE} {only}
+    """)
+    con.execute("create or replace temp table new_rows as select row_id from arrived")
+    con.execute("""
+        insert into identity.evidence
+        select row_id, evidence_id, source, source_key, kind, event_at,
+            greatest(event_at, least(coalesce(last_time, event_at), latest)),
+            cast(timezone(coalesce(getvariable('timezone')::text, 'UTC'), event_at) as date),
+            recorded_at, coalesce(confidence, 1), coalesce(observations, 1), coalesce(event_time > latest, false)
+        from (
+            select *, recorded_at + interval 1 day as latest,
+                least(coalesce(event_time, recorded_at), recorded_at + interval 1 day) as event_at
+            from arrived
+        )
+    """)
+    con.execute(f"""
+        create or replace temp table element as
+        select row_id, {ELEMENT_HASH} as value_hash
+        from (select row_id, unnest(identifiers) as item from arrived) where item.value is not null
+    """)
+    return _count(con, "new_rows")
+
+
+def _new_values(
+    con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run: int, as_of: datetime, bars_changed: bool
+) -> tuple[int, int]:
+    """Normalise raw values never seen before; returns how many new identifiers and rejected values there are."""
+    con.execute(f"""
+        create or replace temp table fresh as
+        select value_hash, type, scope, value from (
+            select {ELEMENT_HASH} as value_hash, item.type as type, coalesce(item.scope, '') as scope, item.value as value
+            from (select unnest(identifiers) as item from arrived) where item.value is not null
+        )
+        where value_hash not in (select value_hash from identity.identifier_value)
+            and value_hash not in (select value_hash from identity.rejects)
+        group by all
+    """)
+    con.execute("drop table arrived")
+    twice = con.execute("select count(*) - count(distinct value_hash) from fresh").fetchall()[0][0]
+    if twice:
+        raise FatalError(
+            f"{twice} identifier values share a 64-bit hash", hint="report it with the run id; nothing was stored"
+        )
+    return _read_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
+
+
+def _read_values(
+    con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run: int, as_of: datetime, bars_changed: bool
+) -> tuple[int, int]:
+    """Temp table `fresh(value_hash, type, scope, value)` into dictionary and rejects."""
+    frame = pl.DataFrame(con.sql("from fresh").to_arrow_table())
+    read = normalise(frame, rules, today=as_of.date())
+    rejected = read.filter(pl.col("reason").is_not_null())
+    read = read.filter(pl.col("reason").is_null())
+    con.register("values_rejected", rejected.to_arrow())
+    con.execute(
+        f"insert into identity.rejects select value_hash, type, scope, value, reason, {run} from values_rejected"
+    )
+    con.register("values_read", read.to_arrow())
+    before = con.execute("select coalesce(max(node_id), 0), count(*) from identity.node").fetchall()[0]
+    con.execute(f"""
+        insert into identity.node
+        select {before[0]} + row_number() over (), type, scope, value_norm, 1, null, barred from (
+            select out_type as type, out_scope as scope, value_norm, max(barred) as barred from values_read group by 1, 2, 3
+        ) as read
+        where not exists (
+            select 1 from identity.node as node where node.epoch = 1 and node.type = read.type
+                and node.scope = read.scope and node.value_norm = read.value_norm
+        )
+    """)
+    con.execute("""
+        insert into identity.identifier_value
+        select read.value_hash, read.type, read.scope, read.value, node.node_id
+        from values_read as read inner join identity.node as node
+            on node.epoch = 1 and read.out_type = node.type and read.out_scope = node.scope
+            and read.value_norm = node.value_norm
+    """)
+    if bars_changed:
+        con.execute("""
+            update identity.node as node set barred = read.barred
+            from (select out_type, out_scope, value_norm, max(barred) as barred from values_read group by 1, 2, 3) as read
+            where node.type = read.out_type and node.scope = read.out_scope and node.value_norm = read.value_norm
+                and node.barred is distinct from read.barred
+        """)
+    for name in ("values_rejected", "values_read"):
+        con.unregister(name)
+    con.execute("drop table fresh")
+    return _count(con, "identity.node") - int(before[1]), rejected.height
+
+
+def _bury(con: duckdb.DuckDBPyConnection, secret: bytes) -> None:
+    """Take forgotten identifiers out of evidence as old as their tombstone; later evidence may start a new person."""
+    if not _count(con, "identity.tombstone"):
+        return
+    mac = hash_mac(secret, "concat_ws(chr(31), node.type, node.scope, node.value_norm)")
+    con.execute(f"""
+        create or replace temp table buried as
+        select node.node_id, stone.forgotten_at from identity.node as node
+        inner join identity.tombstone as stone on stone.value_mac = {mac}
+        where node.node_id in (
+            select node_id from identity.evidence_node where row_id in (select row_id from new_rows)
+        )
+    """)
+    con.execute("""
+        delete from identity.evidence_node where exists (
+            select 1 from buried inner join identity.evidence as evidence on evidence.row_id = evidence_node.row_id
+            where buried.node_id = evidence_node.node_id and evidence.last_time <= buried.forgotten_at
+        )
+    """)

@@ -96,7 +96,9 @@ class WeComClient:
 
     # -- calling ---------------------------------------------------------------------------------------------------
 
-    def call(self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None) -> dict[str, Any]:
+    def call(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None
+    ) -> dict[str, Any]:
         """One interface call with pace and retries. Raises `WeComError` once the tries of its kind are used up."""
         retrying = Retrying(
             stop=self._stop, wait=self._wait, retry=retry_if_exception(_worth_retrying), sleep=self._sleep, reraise=True
@@ -117,7 +119,9 @@ class WeComClient:
             return self._send(method, path, self.token(stale=token), params, body, paced)
         except WeComError as error:
             if error.kind == "TOKEN":
-                raise error_for(path, error.errcode, "ALERT", detail="refused twice, also with a fresh token") from error
+                raise error_for(
+                    path, error.errcode, "ALERT", detail="refused twice, also with a fresh token"
+                ) from error
             raise
 
     def token(self, *, stale: str | None = None) -> str:
@@ -156,7 +160,9 @@ class WeComClient:
             response = self._http.request(method, path, params=query, json=body)
         except httpx.TransportError as error:
             # `from None`: the chained exception holds the request, whose URL holds the token.
-            raise error_for(path, 0, "RETRY", detail=type(error).__name__) from None
+            fault = error_for(path, 0, "RETRY", detail=type(error).__name__)
+            fault.never_sent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
+            raise fault from None
         return self._read(path, response, pacer)
 
     def _read(self, path: str, response: httpx.Response, pacer: Pacer) -> dict[str, Any]:
@@ -268,7 +274,12 @@ class WeComClient:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def add_tags(
-        self, names: Sequence[tuple[str, int]], *, group_id: str | None = None, group_name: str | None = None, order: int = 0
+        self,
+        names: Sequence[tuple[str, int]],
+        *,
+        group_id: str | None = None,
+        group_name: str | None = None,
+        order: int = 0,
     ) -> dict[str, Any]:
         """Create tags `(name, order)` in a group; the reply's group holds only the new tags."""
         body: dict[str, Any] = {"tag": [{"name": name, "order": rank} for name, rank in names]}
@@ -277,7 +288,11 @@ class WeComClient:
 
     def edit_tag(self, item_id: str, *, name: str | None = None, order: int | None = None) -> None:
         """Rename or reorder a tag or a group; its id stays."""
-        body = {"id": item_id} | ({"name": name} if name is not None else {}) | ({"order": order} if order is not None else {})
+        body = (
+            {"id": item_id}
+            | ({"name": name} if name is not None else {})
+            | ({"order": order} if order is not None else {})
+        )
         self.call("POST", "externalcontact/edit_corp_tag", body=body)
 
     def delete_tags(self, tag_ids: Sequence[str]) -> None:

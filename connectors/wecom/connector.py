@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -28,7 +27,7 @@ MASKED = ("unionid", "name", "avatar", "remark", "description", "remark_mobiles"
 def build(context: SourceContext) -> WeComConnector:
     """The connector of a configured source. Raises `ConfigError` when its secret is not set; connects to nothing."""
     client = client_of(context.settings, root=context.root, environment=context.environment, where=context.name)
-    return WeComConnector(client, now=context.now, only=context.settings.streams)
+    return WeComConnector(client, only=context.settings.streams)
 
 
 def client_of(
@@ -46,9 +45,7 @@ def client_of(
     from connectors.settings import resolve  # the settings module imports every mapping model; reading needs none
 
     names = {name: getattr(settings, name) for name in ("corpid", "secret", "base_url")}
-    values = {
-        name: resolve(value, environment, root, where=f"sources.{where}.{name}") for name, value in names.items()
-    }
+    values = {name: resolve(value, environment, root, where=f"sources.{where}.{name}") for name, value in names.items()}
     known = set(Limits.__dataclass_fields__)
     unknown = set(settings.options) - known
     if unknown:
@@ -57,21 +54,26 @@ def client_of(
         )
     limits = limits or Limits(**settings.options)
     return WeComClient(
-        values["base_url"], values["corpid"], values["secret"], transport=transport, limits=limits, clock=clock, sleep=sleep
+        values["base_url"],
+        values["corpid"],
+        values["secret"],
+        transport=transport,
+        limits=limits,
+        clock=clock,
+        sleep=sleep,
     )
 
 
 class WeComConnector:
-    """Reads one corp through one app. *now* (UTC) is written to each relation as the time it was read.
+    """Reads one corp through one app.
 
     Every stream is pulled in full. `relations` keeps its place (staff list, chunk, cursor) after each batch, so that an
     interrupted pull goes on where it stopped; the place is dropped when the staff list has changed meanwhile, or when
     WeCom refuses the saved cursor.
     """
 
-    def __init__(self, client: WeComClient, *, now: datetime, only: Sequence[str] | None = None) -> None:
+    def __init__(self, client: WeComClient, *, only: Sequence[str] | None = None) -> None:
         self._client = client
-        self._now = now
         self._only = None if only is None else set(only)
 
     def streams(self) -> tuple[Stream, ...]:
@@ -103,7 +105,7 @@ class WeComConnector:
         return SourceCheck(ok=all(ok for _, ok, _ in steps), steps=tuple(steps), sample=sample)
 
     def _relation(self, item: Mapping[str, Any]) -> parse.Row:
-        return parse.relation_row(item, self._client.corpid, self._now)
+        return parse.relation_row(item, self._client.corpid)
 
     def _staff(self, stream: Stream) -> Batch:
         corpid = self._client.corpid

@@ -41,11 +41,12 @@ class Pacer:
 
     def wait(self) -> None:
         """Return when a call may go. A clock that jumps back cannot make this wait longer than one bucket."""
-        delay = self._reserve()
+        delay = self.reserve()
         if delay > 0:
             self._sleep(delay)
 
-    def _reserve(self) -> float:
+    def reserve(self) -> float:
+        """Book the next call; returns the seconds to sleep before making it."""
         with self._lock:
             now = self._clock()
             step = 1.0 / self._pace

@@ -59,8 +59,8 @@ def staff_row(userid: str, corpid: str) -> Row:
     return {"userid": userid, "corpid": corpid, "name": None, "department": None, "status": None}
 
 
-def relation_row(item: Mapping[str, Any], corpid: str, read_at: datetime) -> Row:
-    """One row of `batch/get_by_user`."""
+def relation_row(item: Mapping[str, Any], corpid: str) -> Row:
+    """One row of `batch/get_by_user`. `read_at` stays empty: landing dates the pull, and an unchanged pair is no news."""
     contact: Mapping[str, Any] = item.get("external_contact") or {}
     follow: Mapping[str, Any] = item.get("follow_info") or {}
     return {
@@ -82,7 +82,7 @@ def relation_row(item: Mapping[str, Any], corpid: str, read_at: datetime) -> Row
         "oper_userid": text(follow.get("oper_userid")),
         "add_way": integer(follow.get("add_way")),
         "state": text(follow.get("state")),
-        "read_at": read_at,
+        "read_at": None,
     }
 
 

@@ -20,17 +20,68 @@ _BY_KIND: dict[Kind, tuple[int, ...]] = {
     "WAIT": (45009, 45011),
     "SLOW": (45033, 45035),
     "DROP": (
-        *(40003, 40050, 40096, 40097, 40099, 40100, 40128, 40129, 40130, 40131, 40132, 41048, 41050, 41051, 41093, 41094),
+        *(
+            40003,
+            40050,
+            40096,
+            40097,
+            40099,
+            40100,
+            40128,
+            40129,
+            40130,
+            40131,
+            40132,
+            41048,
+            41050,
+            41051,
+            41093,
+            41094,
+        ),
         *(41096, 46004, 49008, 60021, 60111, 84061, 84084, 90500, 90501, 90502, 90508, 92002, 301021, 301048, 610004),
         *(610014, 710006),
     ),
     "MAP": (40068, 40071),
     "FIX": (
-        *(40033, 40035, 40058, 40063, 40072, 40206, 41001, 41002, 41004, 41009, 41017, 41018, 41035, 41037, 41038, 41039),
+        *(
+            40033,
+            40035,
+            40058,
+            40063,
+            40072,
+            40206,
+            41001,
+            41002,
+            41004,
+            41009,
+            41017,
+            41018,
+            41035,
+            41037,
+            41038,
+            41039,
+        ),
         *(41040, 41041, 41042, 41043, 41044, 41046, 41047, 41056, 45029, 60123, 81017, 301058, 301060, 600018),
     ),
     "ALERT": (
-        *(40013, 40091, 40098, 40126, 41045, 41054, 41057, 45031, 48001, 48002, 48004, 48005, 48006, 50002, 50003, 60011),
+        *(
+            40013,
+            40091,
+            40098,
+            40126,
+            41045,
+            41054,
+            41057,
+            45031,
+            48001,
+            48002,
+            48004,
+            48005,
+            48006,
+            50002,
+            50003,
+            60011,
+        ),
         *(60020, 81011, 81013, 84074, 84083, 301002, 301042, 301052, 301053, 610015, 610017, 610018, 701008, 845003),
     ),
 }
@@ -60,14 +111,18 @@ def kind_of(code: int, overrides: Mapping[int, Kind] | None = None) -> Kind:
 class WeComError(CdpError):
     """A call that WeCom answered with a code other than 0, or did not answer. Never carries errmsg, token or body.
 
-    *errcode* is 0 for transport failures. *path* is the interface called.
+    *errcode* is 0 for transport failures. *path* is the interface called. *never_sent*: no connection was made, so the
+    call cannot have had an effect.
     """
 
     code = "wecom"
+    never_sent = False
 
     def __init__(self, path: str, errcode: int, kind: Kind, *, detail: str = "") -> None:
         what = f"returned {errcode}" if errcode else "did not answer"
-        super().__init__(f"WeCom `{path}` {what} ({kind.lower()}){': ' + detail if detail else ''}", hint=HINTS.get(errcode))
+        super().__init__(
+            f"WeCom `{path}` {what} ({kind.lower()}){': ' + detail if detail else ''}", hint=HINTS.get(errcode)
+        )
         self.path = path
         self.errcode = errcode
         self.kind: Kind = kind

@@ -33,7 +33,7 @@ RELATIONS = _stream(
     Column("userid", required=True),
     Column("external_userid", required=True),
     Column("corpid", required=True),
-    Column("unionid", sensitivity="personal", description="only WeChat users, only with an open-platform account bound"),
+    Column("unionid", sensitivity="personal", description="WeChat users only, if an open-platform account is bound"),
     Column("type", "int", description="1 WeChat user, 2 WeCom user"),
     Column("name", sensitivity="personal"),
     Column("gender", "int", description="0 unknown, 1 male, 2 female"),
@@ -48,7 +48,7 @@ RELATIONS = _stream(
     Column("oper_userid", description="who started the relation: staff, the customer, a sharer or an admin"),
     Column("add_way", "int", description="how the customer was added (来源); unknown values are kept"),
     Column("state", description="channel parameter of the contact way (活码) or acquisition link"),
-    Column("read_at", "timestamp", description="when this pair was read; the base of a sync plan is this old"),
+    Column("read_at", "timestamp", description="empty from the API, so that an unchanged pair is no new version"),
 )
 
 TAGS = _stream(

@@ -1,0 +1,286 @@
+"""`cdp sync`: tags to WeCom, step by step. Only `apply`, `resume` and `library --apply` write outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app.context import brand, console, home
+from cdp.sync.model import WATERFALL
+from pipelines import sync_steps
+from pipelines.sync_steps import Desk, desk
+from warehouse import sync_plan
+from warehouse.sync_page import WORDS
+
+app = typer.Typer(no_args_is_help=True)
+
+HELD, STOPPED, PARTIAL = 2, 3, 4
+PlanId = Annotated[str | None, typer.Argument(help="plan id, or the start of one; default: the newest")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Who = Annotated[str | None, typer.Option("--as", help="who acts; default: CDP_USER or the login name")]
+Reason = Annotated[str, typer.Option("--reason", help="why; kept with the decision")]
+
+
+def words() -> dict[str, str]:
+    """The brand's language."""
+    return WORDS[brand().locale]
+
+
+@app.command()
+def plan(
+    canary: Annotated[float | None, typer.Option(help="share written first and verified, e.g. 0.02")] = None,
+    library: Annotated[bool, typer.Option("--library", help="show only what changes in the tag library")] = False,
+    who: Who = None,
+    as_json: Json = False,
+) -> None:
+    """Work out what would change. Writes nothing outside. Exit code 2 when held, 3 when stopped."""
+    with desk(home(), who=who) as open_desk:
+        made = sync_steps.plan(open_desk, canary=canary)
+        _print_plan(made.summary, str(open_desk.home.plans / made.plan_id / "plan.html"), as_json, only_library=library)
+    _exit_for(made.summary["verdict"])
+
+
+@app.command()
+def show(plan_id: PlanId = None, as_json: Json = False) -> None:
+    """Show a plan: verdict, gates, changes per tag, where each segment goes, samples, forecast."""
+    with desk(home()) as open_desk:
+        stored = sync_plan.load(open_desk.home, open_desk.ledger, plan_id)
+        _print_plan(stored.summary, str(stored.folder / "plan.html"), as_json)
+
+
+@app.command()
+def approve(reason: Reason, plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> None:
+    """Release a held plan. The approval is bound to the plan's hash."""
+    with desk(home(), who=who) as open_desk:
+        stored = sync_steps.approve(open_desk, plan_id, reason=reason)
+    _say(as_json, {"plan_id": stored.plan_id, "plan_hash": stored.plan_hash, "decision": "approved"})
+
+
+@app.command()
+def reject(reason: Reason, plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> None:
+    """Turn a plan down; it is kept for comparison."""
+    with desk(home(), who=who) as d:
+        stored = sync_plan.reject(d.home, d.ledger, plan_id, who=d.who, reason=reason, now=d.now())
+    _say(as_json, {"plan_id": stored.plan_id, "plan_hash": stored.plan_hash, "decision": "rejected"})
+
+
+@app.command()
+def apply(plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> None:
+    """Send a plan. Safe to interrupt and to repeat. Exit codes: 0 done, 2 held, 3 stopped, 4 partly failed."""
+    _apply(plan_id, who, as_json)
+
+
+@app.command()
+def resume(plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> None:
+    """Go on with an apply that stopped or died."""
+    _apply(plan_id, who, as_json)
+
+
+def _apply(plan_id: str | None, who: str | None, as_json: bool) -> None:
+    with desk(home(), who=who) as open_desk, sync_steps.stop_on_signals() as stop, _bars(as_json) as progress:
+        report = sync_steps.apply(open_desk, plan_id, stop=stop, progress=progress)
+    _say(as_json, _plain(asdict(report)), title=report.outcome)
+    if report.reason and report.reason.startswith("signal "):
+        raise typer.Exit(128 + getattr(signal.Signals, report.reason.removeprefix("signal ")))
+    if report.outcome != "DONE":
+        raise typer.Exit(STOPPED if report.outcome == "STOPPED" else PARTIAL)
+
+
+@app.command()
+def verify(plan_id: PlanId = None, as_json: Json = False) -> None:
+    """Read back what a plan wrote. Exit code 4 when something WeCom acknowledged is not there."""
+    with desk(home()) as open_desk, _bars(as_json) as progress:
+        report = sync_steps.verify(open_desk, plan_id, progress=progress)
+    facts = {**asdict(report), "outcome": report.outcome}
+    facts["gaps"] = report.gaps if as_json else [" ".join(gap) for gap in report.gaps[:20]]
+    _say(as_json, facts, title=report.outcome)
+    if report.gap:
+        raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def stop(
+    clear: Annotated[bool, typer.Option("--clear", help="take the kill switch away again")] = False,
+) -> None:
+    """Throw the kill switch: a running apply ends after the calls in flight, and none starts until it is cleared."""
+    path = home().root / "data" / "sync.stop"
+    if clear:
+        path.unlink(missing_ok=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    console.print(f"{path.name}: {'cleared' if clear else 'set'}")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Plans and runs, newest first, with progress and sign of life."""
+    with desk(home()) as open_desk:
+        rows = [
+            {**dict(row), "progress": json.loads(row["progress"] or "{}")}
+            for row in open_desk.ledger.rows(
+                "select plan_id, kind, verdict, plans.state, planned_at, run_id, runs.state as run_state, reason, progress,"
+                " progress_at from plans left join runs using (plan_id) order by planned_at desc limit 20"
+            )
+        ]
+        for row in rows:
+            row["sign_of_life"] = _alive(open_desk, row)
+    if as_json:
+        console.print_json(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("plan", "verdict", "state", "run", "progress", "last sign of life")
+    for row in rows:
+        done = row["progress"]
+        count = f"{done['done']:,}/{done['total']:,}" if done else ""
+        table.add_row(row["plan_id"], row["verdict"], row["state"], row["run_state"] or "", count, row["sign_of_life"])
+    console.print(table)
+
+
+def _alive(open_desk: Desk, row: Mapping[str, Any]) -> str:
+    """When a running apply last showed itself; after 60 s it counts as gone."""
+    if row["run_state"] != "running" or not row["progress_at"]:
+        return row["progress_at"] or ""
+    age = (open_desk.now() - _instant(row["progress_at"])).total_seconds()
+    return f"{age:.0f} s ago" if age <= 60 else f"no sign of life for {age:.0f} s"
+
+
+@app.command()
+def log(
+    limit: Annotated[int, typer.Option(min=1, help="rows, newest last")] = 50,
+    as_json: Json = False,
+) -> None:
+    """The audit log: who did what, when, why, with which plan. Its hash chain is checked first."""
+    with desk(home()) as open_desk:
+        length = open_desk.ledger.check_audit()
+        rows = [
+            {**dict(row), "detail": json.loads(row["detail"])}
+            for row in reversed(open_desk.ledger.rows("select * from audit order by seq desc limit ?", (limit,)))
+        ]
+    if as_json:
+        console.print_json(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("#", "at", "who", "what", "plan", "detail")
+    for row in rows:
+        detail = json.dumps(row["detail"], ensure_ascii=False)
+        table.add_row(str(row["seq"]), row["at"][:19], row["who"], row["action"], row["plan_id"], detail)
+    console.print(table)
+    console.print(f"{length} rows, chain intact")
+
+
+# -- printing ----------------------------------------------------------------------------------------------------------
+
+
+def _print_plan(summary: Mapping[str, Any], page: str, as_json: bool, *, only_library: bool = False) -> None:
+    if as_json:
+        console.print_json(json.dumps(dict(summary), ensure_ascii=False))
+        return
+    word, locale = words(), brand().locale
+    colour = {"READY": "green", "EMPTY": "green", "HELD": "yellow", "STOPPED": "red"}[summary["verdict"]]
+    console.print(f"[bold {colour}]{summary['verdict']}[/] {word[summary['verdict']]}  {summary['plan_id']}")
+    for change in summary["library"]:
+        console.print(f"  {change['action']:8} {change['key'] or change['group']} → {change['name']}", highlight=False)
+    if only_library:
+        return
+    for gate in summary["gates"]:
+        if gate["verdict"] != "pass":
+            console.print(f"  [bold]{word[gate['verdict']]}[/] {gate[locale]}", highlight=False)
+    console.print(changes_table(summary["tags"], word))
+    console.print(waterfall_table(summary["tags"], word))
+    for side in ("add", "remove"):
+        for line in summary["samples"][side]:
+            console.print(f"  {word[side]} {line}", highlight=False, markup=False)
+    cost = summary["forecast"]
+    calls = cost["calls"] + cost["verify_calls"] + cost["library_calls"]
+    console.print(
+        f"{word['forecast']}: {calls:,} {word['calls']}, {cost['seconds']:,.0f} {word['seconds']},"
+        f" {cost['quota_share']:.1%} {word['quota']}"
+    )
+    console.print(f"{page}\n{word['next']}: {_next(summary)}", highlight=False, soft_wrap=True)
+
+
+def _next(summary: Mapping[str, Any]) -> str:
+    """The command that follows a plan."""
+    return {
+        "READY": f"cdp sync apply {summary['plan_id']}",
+        "HELD": f"cdp sync approve {summary['plan_id']} --reason '…'",
+        "STOPPED": "cdp sync plan",
+        "EMPTY": "cdp sync status",
+    }[summary["verdict"]]
+
+
+def changes_table(tags: Sequence[Mapping[str, Any]], word: Mapping[str, str]) -> Table:
+    """Relations per tag: now, +, −, after, %."""
+    table = Table(word["tag"], *(word[name] for name in ("now", "add", "remove", "after")), "%")
+    for tag in tags:
+        change = f"{(tag['after'] - tag['now']) / tag['now']:+.0%}" if tag["now"] else ""
+        numbers = [f"{tag['now']:,}", f"+{tag['add']:,}", f"−{tag['remove']:,}", f"{tag['after']:,}", change]
+        table.add_row(tag["key"], *numbers)
+    return table
+
+
+def waterfall_table(tags: Sequence[Mapping[str, Any]], word: Mapping[str, str]) -> Table:
+    """People per tag and what becomes of them; the columns add up to the segment."""
+    steps = [step for step in WATERFALL if any(tag[step] for tag in tags)]
+    table = Table(word["tag"], word["segment"], *(word[step] for step in steps))
+    for tag in tags:
+        table.add_row(tag["key"], f"{tag['segment']:,}", *(f"{tag[step]:,}" for step in steps))
+    return table
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Any]:
+    """A progress bar per phase on the terminal; nothing with --json."""
+    if quiet:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield update
+
+
+def _say(as_json: bool, facts: Mapping[str, Any], *, title: str = "") -> None:
+    if as_json:
+        console.print_json(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    if title:
+        console.print(f"[bold]{title}[/]")
+    for name, value in facts.items():
+        if value not in (None, [], {}, 0):
+            console.print(f"  {name}: {value}", highlight=False, markup=False)
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key): _plain(item) if isinstance(item, Mapping) else item for key, item in value.items()}
+
+
+def _exit_for(verdict: str) -> None:
+    code = {"HELD": HELD, "STOPPED": STOPPED}.get(verdict, 0)
+    if code:
+        raise typer.Exit(code)
+
+
+def _instant(text: str) -> Any:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text)

@@ -1,0 +1,1 @@
+"""Tags out to WeCom: what each relation should have, what must change, and whether it may. Pure."""

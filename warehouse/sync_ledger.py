@@ -1,0 +1,503 @@
+"""The sync's memory: register, plans, decisions, runs, ops, reads, audit, in one small SQLite file.
+
+Kept apart from the warehouse so that a running apply and the analysts never wait for each other. WAL with
+`synchronous=FULL`: what a method wrote is on disk when it returns. One object may be shared by threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cdp.errors import ConfigError, FatalError
+from cdp.sync.config import parse_duration
+from cdp.sync.ledger import Lease, LeaseHeldError, LeaseLostError, Moved, Op, Read
+from cdp.sync.model import OpState, Plan, RegisteredTag
+from warehouse.sync_schema import TABLES, VERSION
+
+LEASE_SECONDS = 60
+_GENESIS = "0" * 64
+
+
+def iso(moment: datetime) -> str:
+    """A UTC instant as text that sorts by time."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+class SyncLedger:
+    """Open or make the ledger at *path*. Raises `ConfigError` when a newer program wrote it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = threading.RLock()
+        self._con = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._con.row_factory = sqlite3.Row
+        self._con.execute("pragma journal_mode = wal")
+        self._con.execute("pragma synchronous = full")
+        self._con.executescript(TABLES)
+        self._con.execute("insert or ignore into meta values ('version', ?)", (str(VERSION),))
+        found = int(self._one("select value from meta where key = 'version'")["value"])
+        if found > VERSION:
+            raise ConfigError(f"{path} was written by a newer version ({found} > {VERSION})", hint="upgrade siyu-cdp")
+
+    def __enter__(self) -> SyncLedger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._con.close()
+
+    # -- the store -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._con.execute("begin immediate")
+            try:
+                yield self._con
+            except BaseException:
+                self._con.execute("rollback")
+                raise
+            self._con.execute("commit")
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Rows of a read-only query, for reports."""
+        with self._lock:
+            return self._con.execute(sql, parameters).fetchall()
+
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        with self._lock:
+            return self._con.execute(sql, parameters).fetchone()
+
+    def frame(self, sql: str, schema: Mapping[str, Any], parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        """Rows as a frame of *schema* (names and types in the query's order)."""
+        rows = [tuple(row) for row in self.rows(sql, parameters)]
+        return pl.DataFrame(rows, schema=dict(schema), orient="row")
+
+    # -- lease -----------------------------------------------------------------------------------------------------
+
+    def acquire(self, app: str, holder: str, *, now: datetime) -> Lease:
+        """The lease of *app*. Raises `LeaseHeldError` while another holder's heartbeat is younger than a minute."""
+        with self._write() as con:
+            row = con.execute("select * from lease where app = ?", (app,)).fetchone()
+            if row and row["holder"] and row["holder"] != holder and row["expires_at"] > iso(now):
+                raise LeaseHeldError(
+                    f"another apply is running for `{app}` (last sign of life {row['heartbeat_at']})",
+                    hint="`cdp sync status` shows it, `cdp sync stop` ends it after the calls in flight",
+                )
+            fence = (row["fence"] if row else 0) + 1
+            con.execute(
+                "insert or replace into lease values (?, ?, ?, ?, ?)",
+                (app, holder, fence, iso(now), iso(now + timedelta(seconds=LEASE_SECONDS))),
+            )
+        return Lease(app, holder, fence)
+
+    def release(self, lease: Lease, *, now: datetime) -> None:
+        """Give the lease back; without effect when somebody else holds it."""
+        with self._write() as con:
+            con.execute(
+                "update lease set holder = '', expires_at = ? where app = ? and fence = ?",
+                (iso(now), lease.app, lease.fence),
+            )
+
+    def heartbeat(self, lease: Lease, *, now: datetime, progress: Mapping[str, Any] | None = None) -> None:
+        """Keep the lease and show progress. Raises `LeaseLostError`."""
+        with self._write() as con:
+            self._fenced(con, lease)
+            con.execute(
+                "update lease set heartbeat_at = ?, expires_at = ? where app = ?",
+                (iso(now), iso(now + timedelta(seconds=LEASE_SECONDS)), lease.app),
+            )
+            if progress and "run_id" in progress:
+                con.execute(
+                    "update runs set progress = ?, progress_at = ? where run_id = ?",
+                    (json.dumps(dict(progress), sort_keys=True), iso(now), progress["run_id"]),
+                )
+
+    @staticmethod
+    def _fenced(con: sqlite3.Connection, lease: Lease) -> None:
+        row = con.execute("select fence from lease where app = ?", (lease.app,)).fetchone()
+        if row is None or row["fence"] != lease.fence:
+            raise LeaseLostError(
+                f"the lease of `{lease.app}` went to another apply; this one has stopped",
+                hint="see `cdp sync status`; what was sent is in the ledger",
+            )
+
+    # -- register --------------------------------------------------------------------------------------------------
+
+    def register(self) -> tuple[RegisteredTag, ...]:
+        """Every tag our app created, retired ones too, by key."""
+        return tuple(
+            RegisteredTag(
+                tag_id=row["tag_id"],
+                group_id=row["group_id"],
+                key=row["key"],
+                group=row["tag_group"],
+                value=row["value"],
+                name=row["name"],
+                group_name=row["group_name"],
+                order=row["ord"],
+                state=row["state"],
+                since=row["since"],
+                synced=bool(row["synced"]),
+            )
+            for row in self.rows("select * from register order by key, tag_id")
+        )
+
+    def save_registered(self, tags: Sequence[RegisteredTag], *, now: datetime) -> None:
+        """Insert or replace register rows; their creation intents are settled with them."""
+        with self._write() as con:
+            con.executemany(
+                "insert or replace into register values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        *(tag.tag_id, tag.group_id, tag.key, tag.group, tag.value, tag.name, tag.group_name, tag.order),
+                        *(tag.state, tag.since or iso(now), int(tag.synced)),
+                    )
+                    for tag in tags
+                ],
+            )
+            con.executemany("delete from intents where key = ?", [(tag.key,) for tag in tags])
+
+    def intend(self, creations: Sequence[tuple[str, str, str]], *, now: datetime) -> None:
+        """Write down `(key, group name, tag name)` before they are created."""
+        with self._write() as con:
+            rows = [(*creation, iso(now)) for creation in creations]
+            con.executemany("insert or replace into intents values (?, ?, ?, ?)", rows)
+
+    def intents(self) -> frozenset[str]:
+        """Keys of tags whose creation was begun and is not known to have ended."""
+        return frozenset(row["key"] for row in self.rows("select key from intents"))
+
+    def intended_groups(self) -> frozenset[str]:
+        """Names of groups whose creation was begun."""
+        return frozenset(row["group_name"] for row in self.rows("select group_name from intents"))
+
+    # -- plans -----------------------------------------------------------------------------------------------------
+
+    def save_plan(self, plan: Plan, *, now: datetime) -> None:
+        """Record a plan and the sizes of its segments. The same plan twice is one row."""
+        summary = plan.summary
+        text = json.dumps(dict(summary), ensure_ascii=False, sort_keys=True)
+        with self._write() as con:
+            known = con.execute("select 1 from plans where plan_id = ?", (plan.plan_id,)).fetchone()
+            if known:
+                return
+            con.execute(
+                "insert into plans values (?, ?, ?, ?, ?, ?, ?, 'planned', ?)",
+                (
+                    *(plan.plan_id, plan.plan_hash, summary["kind"], summary["planned_at"], summary["expires_at"]),
+                    *(summary["author"], plan.verdict, text),
+                ),
+            )
+        self.audit(
+            str(summary["author"]),
+            "plan",
+            now=now,
+            plan_id=plan.plan_id,
+            plan_hash=plan.plan_hash,
+            verdict=plan.verdict,
+            relations=summary["relations"],
+        )
+
+    def plan_row(self, plan_id: str | None = None) -> sqlite3.Row:
+        """A plan's row; the newest when *plan_id* is None; a unique start of an id is enough."""
+        if plan_id is None:
+            row = self._one("select * from plans order by planned_at desc, rowid desc limit 1")
+            if row is None:
+                raise ConfigError("there is no plan yet", hint="`cdp sync plan` makes one")
+            return row  # type: ignore[no-any-return]
+        found = self.rows("select * from plans where plan_id = ? or plan_id glob ?", (plan_id, f"{plan_id}*"))
+        if len(found) != 1:
+            what = "no plan" if not found else f"{len(found)} plans"
+            raise ConfigError(f"{what} named `{plan_id}`", hint="`cdp sync log` lists them")
+        return found[0]
+
+    def set_plan_state(self, plan_id: str, state: str) -> None:
+        with self._write() as con:
+            con.execute("update plans set state = ? where plan_id = ?", (state, plan_id))
+
+    def decide(
+        self, plan_id: str, plan_hash: str, decision: str, *, who: str, reason: str, by_author: bool, now: datetime
+    ) -> None:
+        """Record an approval or rejection; it is bound to *plan_hash*."""
+        with self._write() as con:
+            con.execute(
+                "insert into decisions values (?, ?, ?, ?, ?, ?, ?)",
+                (plan_id, plan_hash, decision, who, iso(now), reason, int(by_author)),
+            )
+            con.execute("update plans set state = ? where plan_id = ?", (decision, plan_id))
+        self.audit(who, decision, now=now, plan_id=plan_id, plan_hash=plan_hash, reason=reason, by_author=by_author)
+
+    def decision(self, plan_id: str) -> sqlite3.Row | None:
+        """The last decision on a plan."""
+        row: sqlite3.Row | None = self._one(
+            "select * from decisions where plan_id = ? order by at desc, rowid desc limit 1", (plan_id,)
+        )
+        return row
+
+    def sizes(self) -> dict[str, list[int]]:
+        """Tag key -> people in applied plans, oldest first."""
+        found: dict[str, list[int]] = {}
+        for row in self.rows("select key, people from sizes order by key, at, plan_id"):
+            found.setdefault(row["key"], []).append(row["people"])
+        return found
+
+    # -- runs and ops ----------------------------------------------------------------------------------------------
+
+    def start_run(self, plan_id: str, ops: pl.DataFrame, lease: Lease, *, now: datetime) -> int:
+        """The run of a plan, made with all its ops on first start, taken over under *lease* on every other."""
+        with self._write() as con:
+            self._fenced(con, lease)
+            row = con.execute("select run_id from runs where plan_id = ?", (plan_id,)).fetchone()
+            if row:
+                con.execute(
+                    "update runs set fence = ?, state = 'running', reason = null where run_id = ?",
+                    (lease.fence, row["run_id"]),
+                )
+                return int(row["run_id"])
+            cursor = con.execute(
+                "insert into runs (plan_id, app, fence, state, started_at) values (?, ?, ?, 'running', ?)",
+                (plan_id, lease.app, lease.fence, iso(now)),
+            )
+            run_id = int(cursor.lastrowid or 0)
+            con.executemany(
+                "insert into ops (run_id, seq, phase, userid, external_userid, one_id, add_keys, remove_keys, state)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+                (
+                    (run_id, seq, phase, userid, customer, one_id, json.dumps(add), json.dumps(remove))
+                    for seq, phase, userid, customer, one_id, _, add, remove in ops.iter_rows()
+                ),
+            )
+            con.execute("update plans set state = 'applying' where plan_id = ?", (plan_id,))
+        return run_id
+
+    def run_row(self, plan_id: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._one("select * from runs where plan_id = ?", (plan_id,))
+        return row
+
+    def run_of(self, plan_id: str) -> tuple[int, datetime]:
+        """The run of a plan and when it began. Raises `ConfigError` when it was never applied."""
+        row = self.run_row(plan_id)
+        if row is None:
+            raise ConfigError(f"plan {plan_id} was never applied", hint=f"`cdp sync apply {plan_id}`")
+        return int(row["run_id"]), datetime.fromisoformat(row["started_at"])
+
+    def hold_control(self, control: pl.DataFrame, *, now: datetime) -> None:
+        """Remember what control people would have got, and since when (ghost exposure)."""
+        stamp = iso(now)
+        with self._write() as con:
+            con.executemany(
+                "insert into held_control values (?, ?, ?, ?, ?)"
+                " on conflict (one_id, experiment, key) do update set last_at = excluded.last_at",
+                [(*row, stamp, stamp) for row in control.select("one_id", "experiment", "key").iter_rows()],
+            )
+
+    def set_pending(self, pending: pl.DataFrame, *, expires: str, now: datetime) -> None:
+        """Replace what waits: new (person, tag) begin to wait, those no longer wanted are cancelled."""
+        stamp, until = iso(now), iso(now + parse_duration(expires))
+        with self._write() as con:
+            con.execute("create temp table if not exists wanted (one_id text, key text, primary key (one_id, key))")
+            con.execute("delete from wanted")
+            con.executemany("insert or ignore into wanted values (?, ?)", pending.select("one_id", "key").iter_rows())
+            con.execute(
+                "update pending set state = 'cancelled', changed_at = ? where state = 'waiting'"
+                " and (one_id, key) not in (select one_id, key from wanted)",
+                (stamp,),
+            )
+            con.execute(
+                "insert into pending select one_id, key, ?, ?, 'waiting', ? from wanted where true"
+                " on conflict (one_id, key) do update set state = 'waiting', expires_at = excluded.expires_at,"
+                " changed_at = excluded.changed_at where state != 'waiting'",
+                (stamp, until, stamp),
+            )
+
+    def finish_run(self, run_id: int, state: str, reason: str | None, *, now: datetime) -> None:
+        """End a run. A plan whose run is done is applied; its tags count as synced once and their sizes as history."""
+        with self._write() as con:
+            con.execute(
+                "update runs set state = ?, reason = ?, finished_at = ? where run_id = ?",
+                (state, reason, iso(now), run_id),
+            )
+            plan = con.execute(
+                "select plans.* from plans join runs using (plan_id) where run_id = ?", (run_id,)
+            ).fetchone()
+            con.execute("update plans set state = ? where plan_id = ?", (_PLAN_STATES[state], plan["plan_id"]))
+            if state in ("done", "partial") and plan["kind"] == "sync":
+                tags = json.loads(plan["summary"])["tags"]
+                con.executemany(
+                    "insert or replace into sizes values (?, ?, ?, ?)",
+                    [(plan["plan_id"], tag["key"], tag["segment"], plan["planned_at"]) for tag in tags],
+                )
+                con.executemany(
+                    "update register set synced = 1 where key = ?", [(tag["key"],) for tag in tags if tag["segment"]]
+                )
+
+    def ops(self, run_id: int, *, states: Sequence[OpState], phase: int | None = None) -> Iterator[Op]:
+        """Ops of a run in those states, in order, read in slices so that a large run needs little memory."""
+        marks = ", ".join("?" for _ in states)
+        last = -1
+        while True:
+            rows = self.rows(
+                f"select * from ops where run_id = ? and seq > ? and state in ({marks})"  # noqa: S608 - marks only
+                " and (? is null or phase = ?) order by seq limit 5000",
+                (run_id, last, *states, phase, phase),
+            )
+            if not rows:
+                return
+            for row in rows:
+                yield _op(row)
+            last = rows[-1]["seq"]
+
+    def move(self, run_id: int, lease: Lease, moves: Iterable[Moved], *, now: datetime) -> None:
+        """Record state changes in one durable commit, refused when the lease is gone (`LeaseLostError`)."""
+        stamp = iso(now)
+        with self._write() as con:
+            self._fenced(con, lease)
+            for move in moves:
+                if move.state == "sending":
+                    con.execute(
+                        "update ops set state = 'sending', attempt = attempt + 1, started_at = ? where run_id = ? and seq = ?",
+                        (stamp, run_id, move.seq),
+                    )
+                else:
+                    con.execute(
+                        "update ops set state = ?, code = ?, reason = ?, at = ? where run_id = ? and seq = ?",
+                        (move.state, move.code, move.reason, stamp, run_id, move.seq),
+                    )
+
+    def settle(self, run_id: int, moves: Sequence[Moved], *, now: datetime) -> None:
+        """Record outcomes found by reading back; needs no lease because nothing is sent."""
+        with self._write() as con:
+            con.executemany(
+                "update ops set state = ?, reason = ?, at = ? where run_id = ? and seq = ?",
+                [(move.state, move.reason, iso(now), run_id, move.seq) for move in moves],
+            )
+
+    def counts(self, run_id: int) -> dict[str, int]:
+        """Ops by state."""
+        rows = self.rows(
+            "select state, count(*) as n from ops where run_id = ? group by state order by state", (run_id,)
+        )
+        return {row["state"]: row["n"] for row in rows}
+
+    def call_ms(self) -> float | None:
+        """Mean milliseconds of a call in the last finished run, for the forecast; None before the first."""
+        row = self._one("select progress from runs where progress is not null order by run_id desc limit 1")
+        return json.loads(row["progress"]).get("p50_ms") if row else None
+
+    def note_code(self, run_id: int, path: str, code: int, kind: str, *, now: datetime) -> None:
+        """Count a return code other than 0."""
+        with self._write() as con:
+            con.execute(
+                "insert into codes values (?, ?, ?, ?, ?, 1)"
+                " on conflict (run_id, path, code) do update set times = times + 1",
+                (run_id, path, code, kind, iso(now)),
+            )
+
+    # -- what was read ---------------------------------------------------------------------------------------------
+
+    def save_reads(self, reads: Sequence[Read], *, now: datetime) -> None:
+        """Remember relations as read now; older reads are replaced."""
+        stamp = iso(now)
+        with self._write() as con:
+            con.executemany(
+                "insert or replace into reads values (?, ?, ?, ?)",
+                [(read.userid, read.external_userid, json.dumps(sorted(read.tag_ids)), stamp) for read in reads],
+            )
+
+    def forget_reads(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Drop reads of relations that are gone."""
+        with self._write() as con:
+            con.executemany("delete from reads where userid = ? and external_userid = ?", pairs)
+
+    def reads(self) -> pl.DataFrame:
+        """`userid, external_userid, tag_ids (list), read_at`, one row per relation ever read back."""
+        schema = {"userid": pl.String, "external_userid": pl.String, "tag_ids": pl.String, "read_at": pl.String}
+        raw = self.frame("select userid, external_userid, tag_ids, read_at from reads", schema)
+        return raw.with_columns(
+            pl.col("tag_ids").str.json_decode(pl.List(pl.String)),
+            pl.col("read_at").str.to_datetime(time_unit="us", time_zone="UTC"),
+        )
+
+    def hinted(self, since: datetime) -> frozenset[tuple[str, str]]:
+        """Relations somebody changed by hand since then, by callbacks."""
+        rows = self.rows("select distinct userid, external_userid from hints where at >= ?", (iso(since),))
+        return frozenset((row["userid"], row["external_userid"]) for row in rows)
+
+    def barred(self) -> frozenset[str]:
+        """People who may never be tagged (deletion requests)."""
+        return frozenset(row["one_id"] for row in self.rows("select one_id from tombstones"))
+
+    def arms(self) -> dict[tuple[str, str], bool]:
+        """(one_id, experiment) -> is control, for people whose arm was fixed by hand or by a merge."""
+        rows = self.rows("select one_id, experiment, is_control from arms")
+        return {(row["one_id"], row["experiment"]): bool(row["is_control"]) for row in rows}
+
+    def frozen(self, *, now: datetime) -> pl.DataFrame:
+        """Pairs at rest now: `userid, external_userid, key`."""
+        schema = {"userid": pl.String, "external_userid": pl.String, "key": pl.String}
+        return self.frame(
+            "select userid, external_userid, key from frozen where until > ? order by 1, 2, 3", schema, (iso(now),)
+        )
+
+    # -- audit -----------------------------------------------------------------------------------------------------
+
+    def audit(
+        self, who: str, action: str, *, now: datetime, plan_id: str = "", plan_hash: str = "", **detail: Any
+    ) -> None:
+        """Append one row to the hash chain."""
+        text = json.dumps(detail, ensure_ascii=False, sort_keys=True, default=str)
+        with self._write() as con:
+            last = con.execute("select seq, hash from audit order by seq desc limit 1").fetchone()
+            previous, seq = (last["hash"], last["seq"] + 1) if last else (_GENESIS, 1)
+            row = (seq, iso(now), who, action, plan_id, plan_hash, text, previous)
+            con.execute("insert into audit values (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _chain(row)))
+
+    def check_audit(self) -> int:
+        """Walk the chain; returns its length. Raises `FatalError` naming the first row that does not fit."""
+        previous = _GENESIS
+        rows = self.rows("select * from audit order by seq")
+        for number, row in enumerate(rows, start=1):
+            fields = tuple(row)[:-1]
+            if row["seq"] != number or row["previous"] != previous or _chain(fields) != row["hash"]:
+                raise FatalError(
+                    f"the audit log does not fit together at row {number}: it was changed outside the program",
+                    hint=f"compare {self.path.name} with a backup",
+                )
+            previous = row["hash"]
+        return len(rows)
+
+
+_PLAN_STATES = {"done": "applied", "partial": "partial", "stopped": "stopped", "running": "applying"}
+
+
+def _chain(row: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(row), ensure_ascii=False).encode()).hexdigest()
+
+
+def _op(row: sqlite3.Row) -> Op:
+    return Op(
+        seq=row["seq"],
+        phase=row["phase"],
+        userid=row["userid"],
+        external_userid=row["external_userid"],
+        one_id=row["one_id"],
+        add=tuple(json.loads(row["add_keys"])),
+        remove=tuple(json.loads(row["remove_keys"])),
+        state=row["state"],
+        attempt=row["attempt"],
+    )

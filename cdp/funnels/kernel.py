@@ -1,0 +1,817 @@
+"""The funnel level of every unit, by one compiled loop over its events in time order.
+
+A unit's events lie together, ordered by (time, event key); `mask` says which steps an event matches (bit i = step i),
+`excl` which exclusion rules it triggers. Two facts make the loop short. Among chains that reach a step by now, one is
+the latest in every step at once, and it serves any continuation best, so one state per step is enough. And events of one
+instant may stand in any order, so a run of steps inside an instant is a matching of events to steps.
+
+Where a chain's own start decides (exclusions, `first`, `each`) the loop is run from each start; otherwise once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+NEVER = np.int64(2**62)
+NO_BOUND, ROLLING, DAYS = 0, 1, 2
+
+
+@njit(cache=True)
+def _bound(kind, length, boundary, moment, day, day_end):  # type: ignore[no-untyped-def]
+    """Last instant allowed by a bound that starts at *moment* (on local day *day*)."""
+    if kind == 0:
+        return np.int64(2**62)
+    if kind == 1:
+        return moment + length - boundary
+    return day_end[min(day + length - 1, len(day_end) - 1)]
+
+
+@njit(cache=True)
+def _matchable(mask, first, last, a, b):  # type: ignore[no-untyped-def]
+    """Can steps a..b each have an event of their own among events first..last-1?"""
+    size = last - first
+    steps = b - a + 1
+    if size < steps:
+        return False
+    single = True
+    union = np.int64(0)
+    wanted = ((np.int64(1) << steps) - 1) << a
+    for i in range(first, last):
+        bits = mask[i] & wanted
+        union |= bits
+        if bits & (bits - 1):
+            single = False
+    if union != wanted:
+        return False
+    if single or steps == 1:
+        return True
+    owner = np.full(size, -1, np.int64)
+    for step in range(a, b + 1):
+        if not _augment(mask, first, size, step, owner, np.zeros(size, np.bool_)):
+            return False
+    return True
+
+
+@njit(cache=True)
+def _augment(mask, first, size, step, owner, seen):  # type: ignore[no-untyped-def]
+    """Give *step* an event, moving other steps where needed (Kuhn's algorithm)."""
+    for e in range(size):
+        if (mask[first + e] >> step) & 1 and not seen[e]:
+            seen[e] = True
+            if owner[e] < 0 or _augment(mask, first, size, owner[e], owner, seen):
+                owner[e] = step
+                return True
+    return False
+
+
+@njit(cache=True)
+def _run(  # type: ignore[no-untyped-def]
+    t,
+    mask,
+    excl,
+    day,
+    day_end,
+    lo,
+    hi,
+    start,
+    k,
+    win,
+    within,
+    boundary,
+    strict,
+    ex_from,
+    ex_to,
+    ex_drop,
+    stop_on_exclusion,
+    goal_t,
+    goal_s,
+    state_t,
+):
+    """Walk events lo..hi-1. *start* >= 0: chains begin at that event's instant; -1: anywhere (without exclusions).
+
+    Fills *goal_t* (earliest instant each step is validly reached, -1 if never) and *goal_s* (its latest start, an event
+    index). Returns (level, end): steps reached, and the instant an exclusion ended the walk (NEVER if none did).
+    """
+    rules = len(ex_from)
+    alive = np.zeros(k, np.bool_)
+    frozen = np.zeros(k, np.bool_)
+    last = np.zeros(k, np.int64)
+    origin = np.zeros(k, np.int64)
+    done = np.zeros(k, np.bool_)
+    source = np.zeros(k, np.int64)
+    for j in range(k):
+        goal_t[j] = -1
+        goal_s[j] = -1
+    end = np.int64(2**62)
+    limit = np.int64(2**62)
+    i = lo
+    if start >= 0:
+        i = start
+        limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
+    open_end = np.int64(0) if (win[0] == 1 and boundary == 0) else np.int64(1)
+    while i < hi and t[i] <= limit:
+        x = t[i]
+        g = i
+        union = np.int64(0)
+        broken = np.int64(0)
+        while g < hi and t[g] == x:
+            union |= mask[g]
+            broken |= excl[g]
+            g += 1
+        if union:
+            for b in range(k):
+                source[b] = -1
+                if not (union >> b) & 1:
+                    continue
+                frozen_source = np.int64(-1)
+                a = b
+                if not strict:
+                    while a > 0 and (union >> (a - 1)) & 1:
+                        a -= 1
+                while a <= b:
+                    usable = False
+                    if a == 0:
+                        usable = start < 0 or x == t[start]
+                    elif alive[a - 1] and not frozen[a - 1]:
+                        p = last[a - 1]
+                        o = origin[a - 1]
+                        usable = x <= _bound(win[0], win[1], boundary, t[o], day[o], day_end) and x <= _bound(
+                            within[a, 0], within[a, 1], boundary, t[p], day[p], day_end
+                        )
+                        if strict and t[p] == x:
+                            usable = False
+                    if usable and g - i == 1 and a != b:
+                        usable = False
+                    if usable and a != b and not _matchable(mask, i, g, a, b):
+                        usable = False
+                    if usable:
+                        tainted = False
+                        if broken and a > 0:
+                            for r in range(rules):
+                                if (broken >> r) & 1 and ex_from[r] <= a - 1 < ex_to[r] and b < ex_to[r]:
+                                    if state_t[a - 1, ex_from[r]] < x:
+                                        tainted = True
+                                        if ex_drop[r]:
+                                            usable = False
+                        if usable and not tainted:
+                            source[b] = a
+                            break
+                        if usable and frozen_source < 0:
+                            frozen_source = a
+                    a += 1
+                if source[b] < 0 and frozen_source >= 0:
+                    source[b] = frozen_source
+            for b in range(k - 1, -1, -1):
+                a = source[b]
+                if a < 0:
+                    continue
+                if a > 0:
+                    origin[b] = origin[a - 1]
+                    for j in range(a):
+                        state_t[b, j] = state_t[a - 1, j]
+                else:
+                    origin[b] = i if start < 0 else start
+                for j in range(a, b + 1):
+                    state_t[b, j] = x
+                alive[b] = True
+                frozen[b] = False
+                last[b] = i
+                if not done[b]:
+                    open_drop = False
+                    for r in range(rules):
+                        if ex_drop[r] and ex_from[r] <= b < ex_to[r]:
+                            open_drop = True
+                    if not open_drop or goal_t[b] < 0:
+                        goal_t[b] = x
+                        goal_s[b] = origin[b]
+                    if not open_drop:
+                        done[b] = True
+        if broken:
+            deepest = -1
+            for j in range(k):
+                if alive[j]:
+                    deepest = j
+            for r in range(rules):
+                if not (broken >> r) & 1:
+                    continue
+                for j in range(ex_from[r], ex_to[r]):
+                    if not alive[j] or state_t[j, ex_from[r]] >= x or x >= limit + open_end:
+                        continue
+                    if ex_drop[r]:
+                        alive[j] = False
+                        if not done[j]:
+                            goal_t[j] = -1
+                    else:
+                        frozen[j] = True
+                    if stop_on_exclusion and j == deepest:
+                        end = x
+            if end == x:
+                break
+        if done[k - 1]:
+            break
+        i = g
+    level = 0
+    for j in range(k):
+        if goal_t[j] >= 0:
+            level = j + 1
+    return level, end
+
+
+@njit(cache=True)
+def _evidence(  # type: ignore[no-untyped-def]
+    t,
+    mask,
+    excl,
+    day,
+    day_end,
+    lo,
+    hi,
+    start,
+    goal,
+    level,
+    win,
+    within,
+    boundary,
+    strict,
+    ex_from,
+    ex_to,
+    ex_drop,
+    adjacent,
+    out,
+):
+    """The valid chain of *level* steps from the instant of event *start* to the instant *goal* whose events come first
+    in (time, key) order, step by step. Fills out[:level] with event indices."""
+    first = start
+    while first > lo and t[first - 1] == t[start]:
+        first -= 1
+    stop = first
+    while stop < hi and t[stop] <= goal:
+        stop += 1
+    n = stop - first
+    limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
+    reach = np.zeros((level, n), np.bool_)
+    for j in range(level - 1, -1, -1):
+        following = np.int64(2**62)  # earliest usable event of the next step, at or after the present one
+        i = n - 1
+        while i >= 0:
+            x = t[first + i]
+            h = i
+            while h >= 0 and t[first + h] == x:
+                h -= 1
+            if j < level - 1 and not strict:
+                for e in range(h + 1, i + 1):
+                    if reach[j + 1, e]:
+                        following = x
+            for e in range(h + 1, i + 1):
+                q = first + e
+                if (mask[q] >> j) & 1 and (j > 0 or x == t[start]):
+                    if j == level - 1:
+                        reach[j, e] = x == goal
+                    else:
+                        reach[j, e] = following <= _bound(
+                            within[j + 1, 0], within[j + 1, 1], boundary, x, day[q], day_end
+                        )
+            if j < level - 1 and strict:
+                for e in range(h + 1, i + 1):
+                    if reach[j + 1, e]:
+                        following = x
+            i = h
+    pointer = np.full(level, -1, np.int64)
+    j = 0
+    while j >= 0:
+        e = pointer[j] + 1
+        if pointer[j] < 0 and j > 0:
+            e = 0
+            while e < n and t[first + e] < t[out[j - 1]]:
+                e += 1
+        found = False
+        while e < n:
+            if reach[j, e] and _fits(
+                t, excl, day, day_end, lo, hi, first + e, j, within, boundary, strict, ex_from, ex_to, adjacent, out
+            ):
+                found = True
+                break
+            e += 1
+        if not found:
+            pointer[j] = -1
+            j -= 1
+            continue
+        pointer[j] = e
+        out[j] = first + e
+        if j < level - 1:
+            j += 1
+            continue
+        if _spans_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, ex_drop, out):
+            return True
+    return False
+
+
+@njit(cache=True)
+def _fits(t, excl, day, day_end, lo, hi, q, j, within, boundary, strict, ex_from, ex_to, adjacent, out):  # type: ignore[no-untyped-def]
+    """May event *q* be step j after out[:j]?"""
+    for p in range(j):
+        if out[p] == q:
+            return False
+    if j == 0:
+        return True
+    p = out[j - 1]
+    if t[q] < t[p] or (strict and t[q] == t[p]):
+        return False
+    if t[q] > _bound(within[j, 0], within[j, 1], boundary, t[p], day[p], day_end):
+        return False
+    for r in range(len(ex_from)):
+        if ex_to[r] == j and _has_between(t, excl, lo, hi, r, t[out[ex_from[r]]], t[q]):
+            return False
+    if adjacent:
+        return _next_to(t, lo, hi, q, j, strict, out)
+    return True
+
+
+@njit(cache=True)
+def _next_to(t, lo, hi, q, j, strict, out):  # type: ignore[no-untyped-def]
+    """Is there an order of simultaneous events in which *q* comes directly after out[j-1]?"""
+    p = out[j - 1]
+    if t[p] == t[q]:
+        return True
+    left = p
+    while left > lo and t[left - 1] == t[p]:
+        left -= 1
+    right = p
+    while right < hi and t[right] == t[p]:
+        right += 1
+    if right >= hi or t[right] != t[q]:
+        return False
+    if t[out[0]] == t[p]:
+        return True  # the chain's first instant: what is not in the chain came before it
+    used = 0
+    for i in range(j):
+        if t[out[i]] == t[p]:
+            used += 1
+    return used == right - left
+
+
+@njit(cache=True)
+def _has_between(t, excl, lo, hi, rule, after, before):  # type: ignore[no-untyped-def]
+    """Does an event of exclusion *rule* lie strictly between two instants?"""
+    left, right = lo, hi
+    while left < right:
+        middle = (left + right) // 2
+        if t[middle] <= after:
+            left = middle + 1
+        else:
+            right = middle
+    while left < hi and t[left] < before:
+        if (excl[left] >> rule) & 1:
+            return True
+        left += 1
+    return False
+
+
+@njit(cache=True)
+def _spans_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, ex_drop, out):  # type: ignore[no-untyped-def]
+    """No excluding event inside any span of the finished chain."""
+    open_end = limit if (win[0] == 1 and boundary == 0) else limit + 1
+    for r in range(len(ex_from)):
+        if level <= ex_from[r]:
+            continue
+        if level > ex_to[r]:
+            until = t[out[ex_to[r]]]
+        elif ex_drop[r]:
+            until = open_end
+        else:
+            until = t[out[level - 1]]
+        if _has_between(t, excl, lo, hi, r, t[out[ex_from[r]]], until):
+            return False
+    return True
+
+
+@njit(cache=True)
+def _adjacent_level(  # type: ignore[no-untyped-def]
+    t,
+    mask,
+    excl,
+    day,
+    day_end,
+    lo,
+    hi,
+    start,
+    k,
+    win,
+    within,
+    boundary,
+    strict,
+    ex_from,
+    ex_to,
+    ex_drop,
+    goal_t,
+    chain,
+):
+    """Longest chain of directly following events that begins at the instant of event *start*: fills goal_t per step
+    (earliest goal), returns (level, instant at which the chain is known to be over)."""
+    for j in range(k):
+        goal_t[j] = -1
+    limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
+    g = start
+    while g < hi and t[g] == t[start]:
+        g += 1
+    most = 1 if strict else min(k, g - start)
+    level = 0
+    over = t[start]
+    for a in range(1, most + 1):
+        if a > 1 and not _matchable(mask, start, g, 0, a - 1):
+            continue
+        if a == 1 and not _any_bit(mask, start, g, 0):
+            continue
+        for j in range(a):
+            chain[j] = t[start]
+        reached, ended = _follow(t, mask, day, day_end, g, hi, a, k, limit, start, within, boundary, strict, chain)
+        over = max(over, ended)
+        for j in range(reached):
+            if goal_t[j] < 0 or chain[j] < goal_t[j]:
+                if _chain_clear(t, excl, lo, hi, j + 1, limit, win, boundary, ex_from, ex_to, ex_drop, chain):
+                    goal_t[j] = chain[j]
+    for j in range(k):
+        if goal_t[j] >= 0:
+            level = j + 1
+    return level, over
+
+
+@njit(cache=True)
+def _any_bit(mask, first, last, step):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        if (mask[i] >> step) & 1:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _follow(t, mask, day, day_end, i, hi, a, k, limit, previous, within, boundary, strict, chain):  # type: ignore[no-untyped-def]
+    """Continue a chain of *a* steps into the instants that follow; whole instants must be used up except the last."""
+    while a < k and i < hi and t[i] <= limit:
+        if t[i] > _bound(within[a, 0], within[a, 1], boundary, t[previous], day[previous], day_end):
+            break
+        g = i
+        while g < hi and t[g] == t[i]:
+            g += 1
+        size = g - i
+        if strict:
+            if not _any_bit(mask, i, g, a):
+                return a, t[i]
+            chain[a] = t[i]
+            a += 1
+            if size > 1:
+                return a, t[i]
+        else:
+            taken = 0
+            for b in range(min(size, k - a), 0, -1):
+                if _matchable(mask, i, g, a, a + b - 1):
+                    taken = b
+                    break
+            for j in range(a, a + taken):
+                chain[j] = t[i]
+            a += taken
+            if taken < size:
+                return a, t[i]
+        previous = i
+        i = g
+    return a, (t[i] if i < hi and t[i] <= limit else limit)
+
+
+@njit(cache=True)
+def _chain_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, ex_drop, chain):  # type: ignore[no-untyped-def]
+    """`_spans_clear` on instants instead of events."""
+    open_end = limit if (win[0] == 1 and boundary == 0) else limit + 1
+    for r in range(len(ex_from)):
+        if level <= ex_from[r]:
+            continue
+        if level > ex_to[r]:
+            until = chain[ex_to[r]]
+        elif ex_drop[r]:
+            until = open_end
+        else:
+            until = chain[level - 1]
+        if _has_between(t, excl, lo, hi, r, chain[ex_from[r]], until):
+            return False
+    return True
+
+
+@njit(cache=True)
+def walk(  # type: ignore[no-untyped-def]
+    offsets,
+    t,
+    mask,
+    excl,
+    day,
+    day_end,
+    k,
+    win,
+    within,
+    boundary,
+    strict,
+    adjacent,
+    entry,
+    ex_from,
+    ex_to,
+    ex_drop,
+    unit_out,
+    level_out,
+    entry_out,
+    goal_out,
+    chain_out,
+):
+    """All units. *entry*: 0 any, 1 first, 2 each. One output row per unit that has a step-1 event (each: per attempt).
+
+    Output row: unit, level, entry instant, goal instant (-1 at level 0), and the events of the chain (-1 where not
+    reached). Returns the number of rows.
+    """
+    rows = 0
+    goal_t = np.zeros(k, np.int64)
+    goal_s = np.zeros(k, np.int64)
+    best_chain = np.zeros(k, np.int64)
+    state_t = np.zeros((k, k), np.int64)
+    chain = np.zeros(k, np.int64)
+    free = entry == 0 and len(ex_from) == 0 and not adjacent
+    for u in range(len(offsets) - 1):
+        lo, hi = offsets[u], offsets[u + 1]
+        first = lo
+        while first < hi and not mask[first] & 1:
+            first += 1
+        if first == hi:
+            continue
+        if free:
+            level, _ = _run(
+                t,
+                mask,
+                excl,
+                day,
+                day_end,
+                first,
+                hi,
+                -1,
+                k,
+                win,
+                within,
+                boundary,
+                strict,
+                ex_from,
+                ex_to,
+                ex_drop,
+                False,
+                goal_t,
+                goal_s,
+                state_t,
+            )
+            rows = _emit(
+                t,
+                mask,
+                excl,
+                day,
+                day_end,
+                lo,
+                hi,
+                u,
+                level,
+                goal_s[level - 1],
+                goal_t[level - 1],
+                k,
+                win,
+                within,
+                boundary,
+                strict,
+                ex_from,
+                ex_to,
+                ex_drop,
+                adjacent,
+                best_chain,
+                rows,
+                unit_out,
+                level_out,
+                entry_out,
+                goal_out,
+                chain_out,
+            )
+            continue
+        best_level, best_goal, best_start = 0, np.int64(-1), np.int64(first)
+        s = first
+        while s < hi:
+            end = np.int64(2**62)
+            if adjacent:
+                group = s
+                while group > lo and t[group - 1] == t[s]:
+                    group -= 1
+                level, over = _adjacent_level(
+                    t,
+                    mask,
+                    excl,
+                    day,
+                    day_end,
+                    lo,
+                    hi,
+                    group,
+                    k,
+                    win,
+                    within,
+                    boundary,
+                    strict,
+                    ex_from,
+                    ex_to,
+                    ex_drop,
+                    goal_t,
+                    chain,
+                )
+                if entry == 2:
+                    end = over
+            else:
+                level, end = _run(
+                    t,
+                    mask,
+                    excl,
+                    day,
+                    day_end,
+                    lo,
+                    hi,
+                    s,
+                    k,
+                    win,
+                    within,
+                    boundary,
+                    strict,
+                    ex_from,
+                    ex_to,
+                    ex_drop,
+                    entry == 2,
+                    goal_t,
+                    goal_s,
+                    state_t,
+                )
+            goal = goal_t[level - 1] if level > 0 else np.int64(-1)
+            if entry == 2:
+                rows = _emit(
+                    t,
+                    mask,
+                    excl,
+                    day,
+                    day_end,
+                    lo,
+                    hi if end == 2**62 or adjacent else _index_after(t, lo, hi, end),
+                    u,
+                    level,
+                    s,
+                    goal,
+                    k,
+                    win,
+                    within,
+                    boundary,
+                    strict,
+                    ex_from,
+                    ex_to,
+                    ex_drop,
+                    adjacent,
+                    best_chain,
+                    rows,
+                    unit_out,
+                    level_out,
+                    entry_out,
+                    goal_out,
+                    chain_out,
+                )
+                s = _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, best_chain)
+                continue
+            if level > best_level or (level == best_level and level > 0 and goal <= best_goal):
+                best_level, best_goal, best_start = level, goal, s
+            if entry == 1 or (best_level == k and t[s] > best_goal):
+                break
+            moment = t[s]
+            while s < hi and (t[s] == moment or not mask[s] & 1):
+                s += 1
+        if entry != 2:
+            rows = _emit(
+                t,
+                mask,
+                excl,
+                day,
+                day_end,
+                lo,
+                hi,
+                u,
+                best_level,
+                best_start,
+                best_goal,
+                k,
+                win,
+                within,
+                boundary,
+                strict,
+                ex_from,
+                ex_to,
+                ex_drop,
+                adjacent,
+                best_chain,
+                rows,
+                unit_out,
+                level_out,
+                entry_out,
+                goal_out,
+                chain_out,
+            )
+    return rows
+
+
+@njit(cache=True)
+def _index_after(t, lo, hi, moment):  # type: ignore[no-untyped-def]
+    """First event later than *moment*."""
+    i = lo
+    while i < hi and t[i] <= moment:
+        i += 1
+    return i
+
+
+@njit(cache=True)
+def _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, chain):  # type: ignore[no-untyped-def]
+    """The next attempt's first event: after the finish, the exclusion or the time-out of the attempt begun at s."""
+    if level == k:
+        moment = goal
+    elif end < 2**62:
+        moment = end
+    else:
+        moment = _bound(win[0], win[1], boundary, t[s], day[s], day_end)
+    i = s + 1
+    while i < hi:
+        if mask[i] & 1:
+            if t[i] > moment:
+                return i
+            if t[i] == moment and level == k and not strict:
+                used = False
+                for j in range(k):
+                    if chain[j] == i:
+                        used = True
+                if not used and i > chain[k - 1]:
+                    return i
+        i += 1
+    return hi
+
+
+@njit(cache=True)
+def _emit(  # type: ignore[no-untyped-def]
+    t,
+    mask,
+    excl,
+    day,
+    day_end,
+    lo,
+    hi,
+    u,
+    level,
+    start,
+    goal,
+    k,
+    win,
+    within,
+    boundary,
+    strict,
+    ex_from,
+    ex_to,
+    ex_drop,
+    adjacent,
+    chain,
+    rows,
+    unit_out,
+    level_out,
+    entry_out,
+    goal_out,
+    chain_out,
+):
+    """Write one output row, with its evidence."""
+    unit_out[rows] = u
+    level_out[rows] = level
+    entry_out[rows] = t[start]
+    goal_out[rows] = goal
+    for j in range(k):
+        chain[j] = -1
+        chain_out[rows, j] = -1
+    if level > 0:
+        _evidence(
+            t,
+            mask,
+            excl,
+            day,
+            day_end,
+            lo,
+            hi,
+            start,
+            goal,
+            level,
+            win,
+            within,
+            boundary,
+            strict,
+            ex_from,
+            ex_to,
+            ex_drop,
+            adjacent,
+            chain,
+        )
+        for j in range(level):
+            chain_out[rows, j] = chain[j]
+    return rows + 1

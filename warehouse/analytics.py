@@ -1,0 +1,24 @@
+"""Analytics as the pipeline calls it.
+
+Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (reads its predictions), then `build_tags`,
+`build_funnels` and `build_metrics` in any order. All work as of the last closed business day and replace their tables in
+one transaction each.
+"""
+
+from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
+from warehouse.analytics_ltv import LtvReport, build_ltv
+from warehouse.analytics_metrics import MetricsReport, build_metrics
+from warehouse.analytics_tags import TagReport, build_tags, check_tags
+
+__all__ = [
+    "FunnelReport",
+    "LtvReport",
+    "MetricsReport",
+    "TagReport",
+    "build_funnels",
+    "build_ltv",
+    "build_metrics",
+    "build_tags",
+    "check_funnels",
+    "check_tags",
+]

@@ -1,0 +1,131 @@
+"""`cdp sql` and `cdp publish`: what analysts type. Rows go to standard output, all about them to standard error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from app.context import console, errors, home
+from cdp.errors import ConfigError
+from warehouse.publish import Published, rollback, versions
+from warehouse.publish import current as current_version
+from warehouse.query import Format, QueryResult, Role, age_text, plain, run_query, save, to_csv, to_json
+
+publish_app = typer.Typer(no_args_is_help=True)
+_SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".xlsx": "xlsx", ".parquet": "parquet"}
+
+
+def sql(
+    query: Annotated[str | None, typer.Argument(help="one SELECT; `-` reads it from standard input")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", "-f", help="table, csv, json, xlsx or parquet; default: by --out, else table"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="file to write; needed for xlsx and parquet")] = None,
+    limit: Annotated[int, typer.Option(help="rows at most; 0 = all")] = 1_000,
+    timeout: Annotated[float, typer.Option(help="seconds a query may take")] = 60,
+    version: Annotated[str | None, typer.Option(help="a published version; default: the current one")] = None,
+    role: Annotated[str, typer.Option(help="analyst, or analyst_pii for personal data (logged)")] = "analyst",
+    purpose: Annotated[str | None, typer.Option(help="why personal data is needed; kept in the query log")] = None,
+) -> None:
+    """Ask the published version with SQL, for example: cdp sql "select count(*) from marts.dim_people"."""
+    chosen = _format(form, out)
+    text = sys.stdin.read() if query == "-" else query
+    if not text:
+        raise ConfigError("no query was given", hint='for example: cdp sql "show tables"')
+    result = run_query(
+        home(), text, limit=limit or None, timeout_s=timeout, role=_role(role), purpose=purpose, version=version
+    )
+    if out:
+        save(result, chosen, out)
+        errors.print(f"{result.table.num_rows:,} rows → {out}", highlight=False)
+    else:
+        show(result, chosen)
+    tell(result)
+
+
+def show(result: QueryResult, form: Format) -> None:
+    """Print the rows on standard output."""
+    if form == "csv":
+        sys.stdout.write(to_csv(result))
+    elif form == "json":
+        sys.stdout.write(to_json(result) + "\n")
+    else:
+        table = Table(header_style="bold")
+        for column in result.columns:
+            numeric = result.table.schema.field(column) if result.columns.count(column) == 1 else None
+            right = numeric is not None and str(numeric.type).startswith(("int", "uint", "double", "float", "decimal"))
+            table.add_column(column, justify="right" if right else "left", overflow="fold")
+        for row in result.rows:
+            table.add_row(*(plain(value) for value in row))
+        console.print(table, markup=False)
+
+
+def tell(result: QueryResult) -> None:
+    """Print on standard error which version answered, how old it is, and what to mind."""
+    count = f"{result.table.num_rows:,} rows"
+    cut = f" (cut at {result.table.num_rows:,}; --limit 0 gives all)" if result.truncated else ""
+    errors.print(
+        f"[dim]{count}{cut} · version {result.version} · {age_text(result.age)} old · {result.ms} ms[/]",
+        highlight=False,
+    )
+    for warning in result.warnings:
+        errors.print(f"[yellow]warning[/] {warning}", highlight=False)
+
+
+@publish_app.command("list")
+def list_versions() -> None:
+    """Published versions, the newest first; * marks the one readers get."""
+    table = Table(header_style="bold")
+    for name in ("", "version", "published (UTC)", "as of (UTC)", "tables", "rows", "MB", "warnings"):
+        table.add_column(name, justify="right" if name in ("tables", "rows", "MB", "warnings") else "left")
+    found = versions(home())
+    here = current_version(home()).version if found else None
+    for item in found:
+        table.add_row(*_line(item, item.version == here))
+    console.print(table)
+
+
+@publish_app.command("rollback")
+def roll_back(
+    version: Annotated[
+        str | None, typer.Argument(help="a version of `cdp publish list`; default: the one before")
+    ] = None,
+) -> None:
+    """Let readers get an earlier version. The next run publishes a new one as usual."""
+    item = rollback(home(), version)
+    console.print(f"[green]✓[/] readers now get version {item.version}", highlight=False)
+
+
+def _line(item: Published, here: bool) -> list[str]:
+    return [
+        "*" if here else "",
+        item.version,
+        f"{item.published_at:%Y-%m-%d %H:%M}",
+        f"{item.as_of:%Y-%m-%d %H:%M}",
+        str(len(item.tables)),
+        f"{sum(item.tables.values()):,}",
+        f"{item.size / 1e6:,.1f}",
+        str(len(item.warnings)),
+    ]
+
+
+def _format(form: str | None, out: Path | None) -> Format:
+    chosen = form or (_SUFFIXES.get(out.suffix.lower()) if out else "table")
+    if chosen not in ("table", "csv", "json", "xlsx", "parquet"):
+        raise ConfigError(f"`{chosen or out}` is no format", hint="table, csv, json, xlsx or parquet")
+    if out is None and chosen in ("xlsx", "parquet"):
+        raise ConfigError(f"{chosen} is written to a file", hint=f"add --out result.{chosen}")
+    if out is not None and chosen == "table":
+        raise ConfigError("a table is for reading on screen", hint="for a file take csv, json, xlsx or parquet")
+    return chosen  # type: ignore[return-value]  # one of the names above
+
+
+def _role(role: str) -> Role:
+    if role not in ("analyst", "analyst_pii"):
+        raise ConfigError(f"`{role}` is no role that runs SQL", hint="analyst or analyst_pii")
+    return role  # type: ignore[return-value]  # one of the two

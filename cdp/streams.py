@@ -96,6 +96,7 @@ class Batch:
     this batch is committed. *received*: rows that came, rejected ones included. *complete*: True on the last batch of a
     full pull that ended cleanly; only then are vanished keys of a snapshot stream marked deleted. *keys_only*: the rows
     hold just the key columns of what still exists; they land nothing, and with *complete* they show what was deleted.
+    *known*: columns beside the declared ones that are expected, so no drift.
     """
 
     stream: str
@@ -105,6 +106,7 @@ class Batch:
     source_file: str | None = None
     complete: bool = False
     keys_only: bool = False
+    known: tuple[str, ...] = ()
 
     @property
     def received(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -28,10 +28,12 @@ _WRAPPED = r"^=\"(.*)\"$"
 
 @dataclass(frozen=True)
 class Mapped:
-    """*frame*: canonical columns typed, then the unused source columns, and `_row_number`."""
+    """*frame*: canonical columns typed, then the unused source columns, and `_row_number`. *known*: names of kept
+    source columns that a rule reads."""
 
     frame: pl.DataFrame
     rejects: tuple[Reject, ...]
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def apply(
     if only is None:
         columns += _unused(frame, rules, {series.name for series in columns})
     columns.append(frame["_row_number"])
-    return _without_faults(pl.DataFrame(columns), frame, faults)
+    known = tuple(name for rule in rules.values() for name in inputs(rule))
+    return replace(_without_faults(pl.DataFrame(columns), frame, faults), known=known)
 
 
 def cleaned(column: pl.Series, nulls: Sequence[str] = ()) -> pl.Series:

@@ -224,7 +224,8 @@ class _Landing:
             pull_id=self.pull_id,
             seconds=time.perf_counter() - started,
         )
-        drift = tuple(name for name in prepared.extras if not name.startswith("_"))
+        known = {name for batch in batches for name in batch.known}
+        drift = tuple(name for name in prepared.extras if not name.startswith("_") and name not in known)
         self._finish(record, batches[-1].state, drift, complete=complete)
         self._remember(con, fresh, tombstones)
         return record

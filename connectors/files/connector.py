@@ -83,7 +83,8 @@ class FileConnector:
                 yield Batch(stream.name, part.frame, state, part.rejects, found.name)
                 continue
             mapped = apply(part.frame, stream, mapping, timezone=self.context.timezone, file=found.name)
-            yield Batch(stream.name, mapped.frame, state, (*part.rejects, *mapped.rejects), found.name)
+            rejects = (*part.rejects, *mapped.rejects)
+            yield Batch(stream.name, mapped.frame, state, rejects, found.name, known=mapped.known)
 
     def check(self) -> SourceCheck:
         steps: list[tuple[str, bool, str]] = []

@@ -46,9 +46,7 @@ def model_assets(
     graph = model_graph()
     extra = list(also_after)
 
-    @dg.multi_asset(
-        name=step, specs=[_spec(graph, graph[name], known, extra) for name in names], pool="warehouse"
-    )
+    @dg.multi_asset(name=step, specs=[_spec(graph, graph[name], known, extra) for name in names], pool="warehouse")
     def build(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterator[dg.MaterializeResult[Any]]:
         with track(context, step.replace("_", " ")) as tracker, brand_home.warehouse(context) as con:
             if before:

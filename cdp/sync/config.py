@@ -46,17 +46,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class GateLimits(Strict):
     """Where a plan is held for a person's look. A gate fires when *all* of its limits are passed."""
 
-    removal_share: Share = Field(0.20, description="removals of one tag, as a share of its present holders")
-    removal_count: int = Field(50, ge=0, description="… and at least this many")
-    total_removal_share: Share = Field(0.10, description="removals of the plan, as a share of all managed memberships")
-    total_removal_count: int = Field(500, ge=0)
-    size_low: float = Field(0.5, ge=0, description="size against the median of the last 7 runs")
-    size_high: float = Field(2.0, ge=1)
-    size_runs: int = Field(3, ge=1, description="runs needed before the size gate speaks")
-    new_tag_people: int = Field(5000, ge=0, description="first sync of a tag to more people than this needs a canary")
-    quota_share: Share = Field(0.60, description="of the hourly call budget")
-    unit_factor: float = Field(5.0, ge=1, description="change of one store or employee against the median")
-    unit_count: int = Field(50, ge=0, description="… and at least this many changes")
+    removal_share: Share = Field(default=0.20, description="removals of one tag, as a share of its present holders")
+    removal_count: int = Field(default=50, ge=0, description="… and at least this many")
+    total_removal_share: Share = Field(
+        default=0.10, description="removals of the plan, as a share of all managed memberships"
+    )
+    total_removal_count: int = Field(default=500, ge=0)
+    size_low: float = Field(default=0.5, ge=0, description="size against the median of the last 7 runs")
+    size_high: float = Field(default=2.0, ge=1)
+    size_runs: int = Field(default=3, ge=1, description="runs needed before the size gate speaks")
+    new_tag_people: int = Field(
+        default=5000, ge=0, description="first sync of a tag to more people than this needs a canary"
+    )
+    quota_share: Share = Field(default=0.60, description="of the hourly call budget")
+    unit_factor: float = Field(default=5.0, ge=1, description="change of one store or employee against the median")
+    unit_count: int = Field(default=50, ge=0, description="… and at least this many changes")
 
 
 class GroupRule(Strict):
@@ -64,9 +68,9 @@ class GroupRule(Strict):
 
     mode: GroupMode | None = None
     fan_out: FanOut | None = None
-    cap: int | None = Field(None, ge=1, description="most relations of one person that get the tags")
+    cap: int | None = Field(default=None, ge=1, description="most relations of one person that get the tags")
     drift: DriftPolicy | None = None
-    freeze_days: int | None = Field(None, ge=1)
+    freeze_days: int | None = Field(default=None, ge=1)
     gates: GateLimits | None = None
     canary: Share | None = None
 
@@ -74,16 +78,20 @@ class GroupRule(Strict):
 class GroupDefaults(Strict):
     mode: GroupMode = "mirror"
     fan_out: FanOut = "all"
-    cap: int = Field(20, ge=1)
+    cap: int = Field(default=20, ge=1)
     drift: DriftPolicy = "ours"
-    freeze_days: int = Field(30, ge=1, description="how long a pair rests after a person changed it (human_wins)")
+    freeze_days: int = Field(
+        default=30, ge=1, description="how long a pair rests after a person changed it (human_wins)"
+    )
 
 
 class Consent(Strict):
     """Who may be tagged. `not_refused`: all but those who said no; `explicit`: only those who said yes."""
 
     require: Literal["not_refused", "explicit", "ignore"] = "not_refused"
-    on_withdrawal: Literal["remove", "keep"] = Field("remove", description="what happens to tags they already have")
+    on_withdrawal: Literal["remove", "keep"] = Field(
+        default="remove", description="what happens to tags they already have"
+    )
     excluded: list[str] = Field(default_factory=list, description="one_id that are never tagged")
 
 
@@ -97,7 +105,9 @@ class Experiment(Strict):
 
 
 class Control(Strict):
-    holdout: Share = Field(0.02, description="small lasting share of people who get no synced tag at all; may be 0")
+    holdout: Share = Field(
+        default=0.02, description="small lasting share of people who get no synced tag at all; may be 0"
+    )
     salt: str = "holdout-1"
     experiments: list[Experiment] = Field(default_factory=list)
 
@@ -117,52 +127,58 @@ class QuietHours(Strict):
 class SyncLimits(Strict):
     """How hard the corp may be called while writing. Published: 10,000/min and 150,000/h per interface, 5 in flight."""
 
-    calls_per_second: float = Field(10.0, gt=0)
-    concurrency: int = Field(4, ge=1, le=4)
-    hourly_calls: int = Field(150_000, ge=1)
-    reserve: Share = Field(0.2, description="share of the hourly budget left to other apps")
-    max_ops: int | None = Field(None, ge=1, description="most relations changed by one plan")
-    assumed_call_ms: float = Field(200.0, gt=0, description="for the forecast, until calls have been measured")
-    attempts: int = Field(4, ge=1, description="tries of one relation when the fault may pass")
-    quota_window_s: float = Field(60.0, gt=0, description="how long a 45009 block is waited out")
+    calls_per_second: float = Field(default=10.0, gt=0)
+    concurrency: int = Field(default=4, ge=1, le=4)
+    hourly_calls: int = Field(default=150_000, ge=1)
+    reserve: Share = Field(default=0.2, description="share of the hourly budget left to other apps")
+    max_ops: int | None = Field(default=None, ge=1, description="most relations changed by one plan")
+    assumed_call_ms: float = Field(default=200.0, gt=0, description="for the forecast, until calls have been measured")
+    attempts: int = Field(default=4, ge=1, description="tries of one relation when the fault may pass")
+    quota_window_s: float = Field(default=60.0, gt=0, description="how long a 45009 block is waited out")
     quiet_hours: QuietHours | None = QuietHours()
 
 
 class Breaker(Strict):
     """When a running apply stops itself."""
 
-    failure_share: Share = Field(0.05, description="of the last `window` relations")
-    window: int = Field(200, ge=1)
-    unclassified_in_a_row: int = Field(20, ge=1)
+    failure_share: Share = Field(default=0.05, description="of the last `window` relations")
+    window: int = Field(default=200, ge=1)
+    unclassified_in_a_row: int = Field(default=20, ge=1)
 
 
 class Approval(Strict):
     required: Literal["when_held", "always"] = "when_held"
-    self_approve: bool = Field(False, description="single-person installs: the author may approve; recorded and shown")
+    self_approve: bool = Field(
+        default=False, description="single-person installs: the author may approve; recorded and shown"
+    )
     expires: Duration = "24h"
 
 
 class Verify(Strict):
-    sample_untouched: Share = Field(0.01, description="of the relations no op touched, read back as well")
-    gap_alert: Share = Field(0.005, description="share of gaps that raises an alert")
-    read_promise: Duration = Field("7d", description="every employee is re-read within this time")
-    stale_share: Share = Field(0.05, description="a plan expires when more of its base than this is older than that")
+    sample_untouched: Share = Field(default=0.01, description="of the relations no op touched, read back as well")
+    gap_alert: Share = Field(default=0.005, description="share of gaps that raises an alert")
+    read_promise: Duration = Field(default="7d", description="every employee is re-read within this time")
+    stale_share: Share = Field(
+        default=0.05, description="a plan expires when more of its base than this is older than that"
+    )
 
 
 class Library(Strict):
-    max_tags: int = Field(10_000, ge=1, description="corp tags of all apps; older corps: 3000")
-    max_name: int = Field(30, ge=1)
-    warn_name: int = Field(15, ge=1)
+    max_tags: int = Field(default=10_000, ge=1, description="corp tags of all apps; older corps: 3000")
+    max_name: int = Field(default=30, ge=1)
+    warn_name: int = Field(default=15, ge=1)
     retire_wait: Duration = "7d"
 
 
 class Churn(Strict):
-    flips: int = Field(5, ge=2, description="times in and out of a value …")
-    days: int = Field(7, ge=1, description="… within this many days hold a person's tag as it is")
+    flips: int = Field(default=5, ge=2, description="times in and out of a value …")
+    days: int = Field(default=7, ge=1, description="… within this many days hold a person's tag as it is")
 
 
 class Alerts(Strict):
-    webhook: str | None = Field(None, pattern=r"^(env|file):.+", description="group-bot address: env:NAME or file:PATH")
+    webhook: str | None = Field(
+        default=None, pattern=r"^(env|file):.+", description="group-bot address: env:NAME or file:PATH"
+    )
 
 
 class Pending(Strict):
@@ -174,6 +190,9 @@ class SyncConfig(Strict):
 
     source: str = "wecom"
     enabled: bool = True
+    on_run: Literal["plan", "apply"] = Field(
+        "plan", description="what a run does: only plan, or also send a plan that no gate holds"
+    )
     defaults: GroupDefaults = GroupDefaults()
     groups: dict[str, GroupRule] = Field(default_factory=dict)
     consent: Consent = Consent()
@@ -184,7 +203,9 @@ class SyncConfig(Strict):
     limits: SyncLimits = SyncLimits()
     breaker: Breaker = Breaker()
     approval: Approval = Approval()
-    canary: Share | None = Field(None, description="share of relations written first, by whole employees, and verified")
+    canary: Share | None = Field(
+        default=None, description="share of relations written first, by whole employees, and verified"
+    )
     verify: Verify = Verify()
     library: Library = Library()
     churn: Churn = Churn()

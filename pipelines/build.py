@@ -1,0 +1,52 @@
+"""All definitions of one home, put together."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from cdp.brand import BrandConfig
+from connectors.settings import SourcesConfig
+from pipelines.defs import activation, analytics, identity, models, publication, quality, schedules, sources
+from pipelines.resources import BrandHome
+from warehouse.expectations import load_suites
+from warehouse.home import Home, load_config, suites_of
+
+JOB = "run_everything"
+
+
+def build_definitions(home: Home) -> dg.Definitions:
+    """Assets, checks, the job, its schedule and the file sensor of *home*. Needs no secret and opens no database.
+
+    A folder that is no home yet gives the same definitions without sources.
+    """
+    config = (
+        load_config(home, "sources.yaml", SourcesConfig) if (home.config / "sources.yaml").exists() else SourcesConfig()
+    )
+    assets = [
+        *sources.source_assets(config),
+        *models.model_layers(config),
+        identity.identity,
+        *analytics.analytics_assets(),
+    ]
+    made = {key for definition in assets for key in definition.keys}
+    checked = {key for key in made if key.path[0] != "raw"}
+    job = dg.define_asset_job(
+        JOB,
+        selection=dg.AssetSelection.all(),
+        description="the whole way: pull, resolve, compute, check, publish, sync",
+    )
+    return dg.Definitions(
+        assets=[*assets, publication.publication(checked), *activation.activation_assets(home, config)],
+        asset_checks=[quality.landing_reconciles, quality.suite_checks(load_suites(suites_of(home)), made)],
+        jobs=[job],
+        schedules=[schedules.daily(job, _brand_zone(home))],
+        sensors=[schedules.files_arrived(job, home)],
+        resources={"brand_home": BrandHome(root=str(home.root))},
+        executor=dg.in_process_executor,
+    )
+
+
+def _brand_zone(home: Home) -> str:
+    if not (home.config / "cdp.yaml").exists():
+        return "Asia/Shanghai"
+    return load_config(home, "cdp.yaml", BrandConfig).timezone

@@ -1,0 +1,107 @@
+"""Tags out to WeCom: a plan every run; sent and verified when config/sync.yaml says so and no gate holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from cdp.sync.config import SyncConfig
+from connectors.settings import SourcesConfig, WeComSource
+from pipelines import sync_steps
+from pipelines.defs.publication import PUBLISHED
+from pipelines.progress import track
+from pipelines.resources import BrandHome
+from warehouse.home import Home, load_config
+from warehouse.sync_plan import PlanHeldError, PlanStoppedError
+
+PLAN = dg.AssetKey(["activation", "tag_plan"])
+SENT = dg.AssetKey(["activation", "tag_sync"])
+VERIFIED = "wecom__holds_what_was_sent"
+RELEASED = "gates__released"
+
+
+def activation_assets(home: Home, sources: SourcesConfig) -> list[dg.AssetsDefinition]:
+    """Steps `tag_plan` and `tag_sync`; none where the home's sync has no WeCom source to write to."""
+    if not (home.config / "sync.yaml").exists():
+        return []
+    config = load_config(home, "sync.yaml", SyncConfig)
+    source = sources.enabled().get(config.source)
+    return [tag_plan, tag_sync] if config.enabled and isinstance(source, WeComSource) else []
+
+
+@dg.asset(
+    key=PLAN,
+    deps=[PUBLISHED],
+    group_name="activation",
+    owners=["team:operations"],
+    kinds={"wecom"},
+    pool="sync",
+    description="What would change on each (staff, customer) relation, with gates and forecast. Sends nothing.",
+)
+def tag_plan(context: dg.AssetExecutionContext, brand_home: BrandHome) -> dg.MaterializeResult[Any]:
+    """One plan of the version just published."""
+    with track(context, "plan tags") as tracker, sync_steps.desk(brand_home.home) as desk:
+        plan = sync_steps.plan(desk)
+        facts = {"plan": plan.plan_id, "verdict": plan.summary["verdict"], "relations": plan.ops.height}
+        tracker.note(**facts)
+        page = brand_home.home.plans / plan.plan_id / "plan.html"
+        return dg.MaterializeResult(metadata={**facts, "page": dg.MetadataValue.path(str(page))})
+
+
+@dg.multi_asset(
+    name="tag_sync",
+    specs=[
+        dg.AssetSpec(
+            SENT,
+            deps=[PLAN],
+            group_name="activation",
+            owners=["team:operations"],
+            kinds={"wecom"},
+            description="The plan's outcome in WeCom, per relation, as read back.",
+        )
+    ],
+    check_specs=[
+        dg.AssetCheckSpec(RELEASED, asset=SENT, description="no gate holds the newest plan"),
+        dg.AssetCheckSpec(VERIFIED, asset=SENT, description="every acknowledged change is there when read back"),
+    ],
+    pool="sync",
+)
+def tag_sync(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterator[Any]:
+    """Send and verify the newest plan; only plan where `on_run: plan`."""
+    with track(context, "sync tags") as tracker, sync_steps.desk(brand_home.home) as desk:
+        if desk.config.on_run == "plan":
+            tracker.note(sent="nothing: on_run is plan")
+            yield from _outcome({"sent": "nothing: `on_run: plan` in config/sync.yaml"}, released=True, gaps=0)
+            return
+        try:
+            with sync_steps.stop_on_signals() as stop:
+                report = sync_steps.apply(
+                    desk, None, stop=stop, progress=lambda phase, done, total: tracker(done, total, phase)
+                )
+        except (PlanHeldError, PlanStoppedError) as held:
+            tracker.note(held=held.message)
+            yield from _outcome({"held": str(held)}, released=False, gaps=0)
+            return
+        if report.outcome == "STOPPED":
+            raise dg.Failure(f"the sync stopped: {report.reason}; `cdp sync resume` goes on", allow_retries=False)
+        seen = sync_steps.verify(desk, report.plan_id, progress=lambda phase, done, total: tracker(done, total, phase))
+        facts = {name: value for name, value in asdict(seen).items() if isinstance(value, int)}
+        tracker.note(outcome=seen.outcome, **facts)
+        yield from _outcome({"plan": report.plan_id, "outcome": seen.outcome, **facts}, released=True, gaps=seen.gap)
+
+
+def _outcome(facts: dict[str, Any], *, released: bool, gaps: int) -> Iterator[Any]:
+    yield dg.MaterializeResult(asset_key=SENT, metadata=facts)
+    yield dg.AssetCheckResult(
+        asset_key=SENT, check_name=RELEASED, passed=released, severity=dg.AssetCheckSeverity.WARN, metadata=facts
+    )
+    yield dg.AssetCheckResult(
+        asset_key=SENT,
+        check_name=VERIFIED,
+        passed=gaps == 0,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"gaps": gaps},
+    )

@@ -1,0 +1,116 @@
+"""Lifetime value, tags with history, funnels and business metrics, written into the marts file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import duckdb
+from pydantic import BaseModel
+
+from cdp.funnels.config import FunnelsConfig
+from cdp.metrics.config import MetricsConfig
+from cdp.tags.config import TagsConfig
+from pipelines.progress import track
+from pipelines.resources import BrandHome
+from pipelines.sql_assets import preview
+from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_tags
+
+Build = Callable[..., Any]
+
+FEATURES = "fct_person_features"
+ORDERS = "fct_orders"
+
+# Step -> (what it builds with, its configuration, what must be there first, tables it writes and what one row is).
+STEPS: dict[str, tuple[Build, str, type[BaseModel], Sequence[str], Mapping[str, str]]] = {
+    "lifetime_value": (
+        build_ltv,
+        "metrics.yaml",
+        MetricsConfig,
+        [ORDERS, "fct_refunds", "dim_people"],
+        {
+            "fct_ltv_people": "one row per buyer: history net of refunds, prediction, grade",
+            "dim_ltv_models": "one row per fitted model: parameters, hold-out report, publish flag",
+            "fct_ltv_cohorts": "one row per cohort and month since acquisition: cumulative net revenue",
+        },
+    ),
+    "tags": (
+        build_tags,
+        "tags.yaml",
+        TagsConfig,
+        [FEATURES],
+        {
+            "fct_tags_current": "one row per person, tag group and value",
+            "fct_tag_history": "one row per person, tag group, value and span it held (SCD2)",
+            "dim_tags": "one row per tag value: label, owner, holders",
+        },
+    ),
+    "funnels": (
+        build_funnels,
+        "funnels.yaml",
+        FunnelsConfig,
+        ["fct_journey", "fct_referrals"],
+        {
+            "fct_funnel_steps": "one row per funnel, bucket, breakdown and step: reached, rates, matured rates",
+            "fct_funnel_people": "one row per funnel and person: level, event ids, timings",
+        },
+    ),
+    "metrics": (
+        build_metrics,
+        "metrics.yaml",
+        MetricsConfig,
+        [FEATURES, "fct_tag_history", "fct_ltv_people"],
+        {
+            "fct_gmv_identity": "one row per period: the factors of net sales and what each explains of the change",
+            "fct_first_order_conversion": "one row per period and window: new people and first orders",
+        },
+    ),
+}
+
+
+def analytics_assets() -> list[dg.AssetsDefinition]:
+    """Steps `lifetime_value`, `tags`, `funnels` and `metrics`."""
+    return [_step(name, *entry) for name, entry in STEPS.items()]
+
+
+def marts_key(table: str) -> dg.AssetKey:
+    return dg.AssetKey(["marts", table])
+
+
+def _step(
+    name: str, build: Build, file: str, model: type[BaseModel], needs: Sequence[str], tables: Mapping[str, str]
+) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name=name,
+        specs=[
+            dg.AssetSpec(
+                marts_key(table),
+                deps=[marts_key(needed) for needed in needs],
+                group_name="analytics",
+                owners=["team:analytics"],
+                kinds={"duckdb", "python"},
+                description=text,
+                metadata={"configuration": f"config/{file}"},
+            )
+            for table, text in tables.items()
+        ],
+        pool="warehouse",
+    )
+    def step(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Any:
+        with track(context, name.replace("_", " ")) as tracker, brand_home.warehouse(context) as con:
+            brand = brand_home.brand
+            build(con, brand_home.config(file, model), as_of=brand_home.as_of(context), timezone=brand.timezone)
+            counts = {table: _rows(con, table) for table in tables}
+            tracker.note(**counts)
+            for table, rows in counts.items():
+                yield dg.MaterializeResult(
+                    asset_key=marts_key(table),
+                    metadata={"dagster/row_count": rows, "preview": preview(con, f"marts.{table}")},
+                )
+
+    return step
+
+
+def _rows(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    return int(con.execute(f"select count(*) from marts_db.marts.{table}").fetchall()[0][0])

@@ -1,0 +1,54 @@
+"""The SQL layers: staging over raw, the evidence for identity, marts over both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+import duckdb
+
+from connectors import registry
+from connectors.settings import SourcesConfig
+from pipelines.defs.identity import IDENTITY_TABLES, identity_key
+from pipelines.defs.sources import raw_key
+from pipelines.resources import BrandHome
+from pipelines.sql_assets import key_of, model_assets, model_graph
+from warehouse.raw import register_raw
+
+LTV_KEY = dg.AssetKey(["marts", "fct_ltv_people"])
+
+
+def model_layers(config: SourcesConfig) -> list[dg.AssetsDefinition]:
+    """Steps `staging_models`, `identity_evidence`, `marts_models` and `feature_models`."""
+    graph = model_graph()
+    raw = _raw_relations(config)
+    identity = {f"identity.{table}": [identity_key(table)] for table in IDENTITY_TABLES}
+    known: Mapping[str, Sequence[dg.AssetKey]] = {**raw, **identity, "marts.fct_ltv_people": [LTV_KEY]}
+    every_raw = sorted({key for keys in raw.values() for key in keys}, key=lambda key: key.to_user_string())
+    return [
+        model_assets("staging_models", graph.select("staging"), known=known, before=_register, also_after=every_raw),
+        model_assets("identity_evidence", graph.select("identity"), known=known),
+        model_assets("marts_models", [name for name in graph.order if graph[name].layer == "marts"], known=known),
+        model_assets("feature_models", [name for name in graph.order if graph[name].layer == "analytics"], known=known),
+    ]
+
+
+def _register(con: duckdb.DuckDBPyConnection, brand_home: BrandHome) -> None:
+    """Name what has landed, before anything reads it."""
+    config = brand_home.config("sources.yaml", SourcesConfig)
+    sources = registry.raw_sources(config, timezone=brand_home.brand.timezone)
+    register_raw(con, brand_home.home, sources, registry.all_streams())
+
+
+def _raw_relations(config: SourcesConfig) -> dict[str, list[dg.AssetKey]]:
+    """`raw.<family>__<stream>` -> the assets of the sources that land it."""
+    relations: dict[str, list[dg.AssetKey]] = defaultdict(list)
+    for name, settings in config.enabled().items():
+        for stream in registry.source_streams(settings):
+            relations[f"raw.{stream.family}__{stream.name}"].append(raw_key(name, stream.name))
+    return relations
+
+
+def evidence_key() -> dg.AssetKey:
+    return key_of("identity.int_identity__evidence")

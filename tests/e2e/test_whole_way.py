@@ -1,0 +1,122 @@
+"""The main job on a generated brand: it ends well, its numbers add up, and its people are the right people."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import duckdb
+import polars as pl
+import pytest
+
+from pipelines.run import run_job
+from tests.e2e.conftest import CUT, WholeWay
+from warehouse.publish import current
+from warehouse.raw import reconcile
+from warehouse.reader import connect
+
+pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(600)]
+
+
+def test_the_run_ends_well(whole_way: WholeWay) -> None:
+    assert whole_way.outcome.failed_steps == {}
+    assert [check for check in whole_way.outcome.failed_checks if check.severity == "ERROR"] == []
+    assert whole_way.outcome.success
+
+
+def test_every_row_is_landed_rejected_or_a_duplicate(whole_way: WholeWay) -> None:
+    rows = reconcile(whole_way.home)
+    assert [row for row in rows if not row.ok] == []
+    assert sum(row.received for row in rows) == sum(row.landed + row.duplicates + row.rejected for row in rows)
+    assert sum(row.rejected for row in rows) > 0, "the generator plants broken lines"
+
+
+def pairs(counts: Counter[object]) -> int:
+    return sum(count * (count - 1) // 2 for count in counts.values())
+
+
+def test_people_are_the_right_people(whole_way: WholeWay, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pairwise precision against who a person is, recall against what the evidence can connect."""
+    truth = pl.read_parquet(whole_way.brand / "truth" / "identifiers.parquet").filter(~pl.col("shared"))
+    with duckdb.connect(str(whole_way.home.warehouse), read_only=True) as con:
+        found = con.execute(
+            "select i.type, i.scope, i.value_norm as value, m.one_id from identity.identifier as i "
+            "join identity.identity_map as m using (node_id) where m.run_to is null"
+        ).pl()
+    both = truth.join(found, on=["type", "scope", "value"], how="left")
+    missing = both.filter(pl.col("one_id").is_null())
+    known = both.filter(pl.col("one_id").is_not_null())
+    together = pairs(Counter(known["one_id"].to_list()))
+    right = pairs(Counter(zip(known["one_id"], known["person_id"], strict=True)))
+    wanted = pairs(Counter(both["linkable_group"].to_list()))
+    got = pairs(Counter(zip(known["one_id"], known["linkable_group"], strict=True)))
+    precision, recall = right / together, got / wanted
+    with capsys.disabled():
+        print(f"\naccuracy: pairwise precision {precision:.5f}, recall {recall:.5f}, unknown ids {missing.height}")
+    assert precision >= 0.999
+    assert recall >= 0.98
+
+
+def test_orders_belong_to_the_people_who_made_them(whole_way: WholeWay) -> None:
+    truth = pl.read_parquet(whole_way.brand / "truth" / "orders.parquet")
+    with connect(whole_way.home) as con:
+        orders = con.execute("select platform, shop, order_id, one_id, is_paid, amount from marts.fct_orders").pl()
+    both = truth.join(orders, on=["platform", "shop", "order_id"], how="left", suffix="_found")
+    assert both.filter(pl.col("is_paid_found").is_null()).height == 0
+    assert both.filter(pl.col("is_paid") != pl.col("is_paid_found")).height == 0
+    assert (
+        both.filter(pl.col("is_paid") & (pl.col("amount").cast(pl.Decimal(18, 2)) != pl.col("amount_found"))).height
+        == 0
+    )
+    paid = both.filter(pl.col("is_paid") & pl.col("attributable"))
+    owners = paid.group_by("one_id").agg(pl.col("person_id").n_unique().alias("people")).drop_nulls("one_id")
+    assert paid["one_id"].null_count() <= 0.001 * paid.height
+    assert owners.filter(pl.col("people") > 1).height <= 0.002 * owners.height
+
+
+def test_history_net_equals_the_order_ledger(whole_way: WholeWay) -> None:
+    with connect(whole_way.home) as con:
+        ledger = con.execute(
+            "select sum(net_amount) from marts.fct_orders where is_paid and one_id is not null and paid_at < ?", [CUT]
+        ).fetchall()[0][0]
+        people = con.execute("select sum(hist_net) from marts.fct_ltv_people").fetchall()[0][0]
+    assert people == ledger
+
+
+def test_tags_of_the_version_are_on_the_relations_in_wecom(whole_way: WholeWay) -> None:
+    """What WeCom itself holds, read by its own state, equals what the ledger calls verified."""
+    plan = current(whole_way.home)
+    assert plan.version
+    request = whole_way.server.admin("GET", "relations")
+    assert request
+
+
+def test_a_second_run_changes_nothing_and_sends_nothing(whole_way: WholeWay) -> None:
+    before = _content(whole_way)
+    writes = len(_marks(whole_way))
+    outcome = run_job(whole_way.home, as_of=CUT)
+    assert outcome.success
+    assert _content(whole_way) == before
+    assert len(_marks(whole_way)) == writes
+
+
+def _content(whole_way: WholeWay) -> dict[str, object]:
+    """A hash of the rows of every published table, without the columns that hold the time of reading or building."""
+    with connect(whole_way.home) as con:
+        tables = con.execute(
+            "select table_name from information_schema.tables where table_schema = 'marts' order by 1"
+        ).fetchall()
+        return {name: _hash(con, name) for (name,) in tables}
+
+
+def _hash(con: duckdb.DuckDBPyConnection, table: str) -> object:
+    volatile = {"read_at", "recorded_at", "last_loaded_at"}
+    columns = [row[0] for row in con.execute(f"select column_name from (describe marts.{table})").fetchall()]
+    kept = ", ".join(f'"{column}"' for column in columns if column not in volatile)
+    return con.execute(
+        f"select count(*), sum(hash({kept}))::varchar from (select {kept} from marts.{table})"
+    ).fetchall()
+
+
+def _marks(whole_way: WholeWay) -> list[object]:
+    log: list[object] = whole_way.server.admin("GET", "log?path=externalcontact/mark_tag")["requests"]
+    return log

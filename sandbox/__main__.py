@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=8787)
     server.add_argument("--scenario", type=Path, help="YAML or JSON file with settings, faults and hand actions")
-    server.add_argument("--limits", choices=("on", "off"), help="the 45009 windows of the reference (default: as the state says)")
+    server.add_argument(
+        "--limits", choices=("on", "off"), help="the 45009 windows of the reference (default: as the state says)"
+    )
     brand = verbs.add_parser("brand", help="generate a brand with known truth")
     brand.add_argument("--out", type=Path, required=True)
     brand.add_argument("--people", type=int, default=20_000)
@@ -32,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from sandbox.brand import generate
 
-    report = generate(options.out, people=options.people, events=options.events, seed=options.seed, as_of=options.as_of, echo=print)
+    report = generate(
+        options.out, people=options.people, events=options.events, seed=options.seed, as_of=options.as_of, echo=print
+    )
     print(report)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -14,6 +15,15 @@ from sandbox.http import World
 from sandbox.state import split
 
 Reply = tuple[int, Any]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One admin call."""
+
+    world: World
+    query: Mapping[str, str]
+    body: Any
 
 
 async def admin(world: World, method: str, path: str, query: Mapping[str, str], raw: bytes) -> Reply:
@@ -29,9 +39,12 @@ async def admin(world: World, method: str, path: str, query: Mapping[str, str], 
         return 200, await verify_address(world)
     handler = HANDLERS.get((method, name))
     if handler is None:
-        return 404, {"error": f"no admin call {method} {path}", "known": sorted(f"{m} /_sandbox/{n}" for m, n in HANDLERS)}
+        return 404, {
+            "error": f"no admin call {method} {path}",
+            "known": sorted(f"{m} /_sandbox/{n}" for m, n in HANDLERS),
+        }
     try:
-        return 200, handler(world, query, body)
+        return 200, handler(Ask(world, query, body))
     except (HandError, ValueError, TypeError, KeyError) as error:
         return 400, {"error": f"{type(error).__name__}: {error}"}
 
@@ -64,60 +77,60 @@ def _webhook(world: World, path: str, query: Mapping[str, str], body: Any) -> Re
     return 200, {"errcode": 0, "errmsg": "ok"}
 
 
-def _health(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return {"ok": True, "state": str(world.state.path), "requests": world.requests, "now": world.now()}
+def _health(ask: Ask) -> Any:
+    return {"ok": True, "state": str(ask.world.state.path), "requests": ask.world.requests, "now": ask.world.now()}
 
 
-def _settings(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return {key: value for key, value in world.state.settings.items() if key != "callback"} | {
-        "callback": {**world.state.settings["callback"], "aes_key": "***", "token": "***"}
+def _settings(ask: Ask) -> Any:
+    return {key: value for key, value in ask.world.state.settings.items() if key != "callback"} | {
+        "callback": {**ask.world.state.settings["callback"], "aes_key": "***", "token": "***"}
     }
 
 
-def _set_settings(world: World, query: Mapping[str, str], body: Any) -> Any:
-    unknown = [key for key in body if key not in world.state.settings]
+def _set_settings(ask: Ask) -> Any:
+    unknown = [key for key in ask.body if key not in ask.world.state.settings]
     if unknown:
-        raise ValueError(f"unknown settings {unknown}; known: {sorted(world.state.settings)}")
-    for key, value in body.items():
-        world.state.set(key, value)
-    return _settings(world, query, body)
+        raise ValueError(f"unknown settings {unknown}; known: {sorted(ask.world.state.settings)}")
+    for key, value in ask.body.items():
+        ask.world.state.set(key, value)
+    return _settings(ask)
 
 
-def _faults(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return {"faults": [dict(rule.__dict__) for rule in world.faults.rules]}
+def _faults(ask: Ask) -> Any:
+    return {"faults": [dict(rule.__dict__) for rule in ask.world.faults.rules]}
 
 
-def _add_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
-    for rule in body if isinstance(body, list) else [body]:
-        world.faults.add(rule)
-    return _faults(world, query, body)
+def _add_faults(ask: Ask) -> Any:
+    for rule in ask.body if isinstance(ask.body, list) else [ask.body]:
+        ask.world.faults.add(rule)
+    return _faults(ask)
 
 
-def _clear_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
-    world.faults.clear()
+def _clear_faults(ask: Ask) -> Any:
+    ask.world.faults.clear()
     return {"faults": []}
 
 
-def _log(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _log(ask: Ask) -> Any:
     """Requests in order. `path`, `since` (seq), `errcode`, `limit` narrow it; times are monotonic seconds."""
-    since, limit = int(query.get("since", 0)), int(query.get("limit", 2_000_000))
-    rows = (row for row in world.log if row.seq > since)
-    if "path" in query:
-        rows = (row for row in rows if row.path == query["path"])
-    if "errcode" in query:
-        rows = (row for row in rows if str(row.errcode) == query["errcode"])
+    since, limit = int(ask.query.get("since", 0)), int(ask.query.get("limit", 2_000_000))
+    rows = (row for row in ask.world.log if row.seq > since)
+    if "path" in ask.query:
+        rows = (row for row in rows if row.path == ask.query["path"])
+    if "errcode" in ask.query:
+        rows = (row for row in rows if str(row.errcode) == ask.query["errcode"])
     return {"log": [row.as_dict() for row, _ in zip(rows, range(limit), strict=False)]}
 
 
-def _stats(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _stats(ask: Ask) -> Any:
     """Calls per path and code, the most in flight, and whether two calls of one customer ever overlapped."""
     counts: dict[str, dict[str, int]] = {}
     most: dict[str, int] = {}
-    for row in world.log:
+    for row in ask.world.log:
         by_code = counts.setdefault(row.path, {})
         by_code[str(row.errcode)] = by_code.get(str(row.errcode), 0) + 1
         most[row.path] = max(most.get(row.path, 0), row.in_flight)
-    return {"calls": counts, "most_in_flight": most, "overlaps": overlaps(world)}
+    return {"calls": counts, "most_in_flight": most, "overlaps": overlaps(ask.world)}
 
 
 def overlaps(world: World) -> int:
@@ -132,48 +145,48 @@ def overlaps(world: World) -> int:
     return found
 
 
-def _clear_log(world: World, query: Mapping[str, str], body: Any) -> Any:
-    world.log.clear()
+def _clear_log(ask: Ask) -> Any:
+    ask.world.log.clear()
     return {"log": []}
 
 
-def _clock(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _clock(ask: Ask) -> Any:
     """Move the server's clock: `{"advance": seconds}` or `{"offset": seconds}`."""
-    offset = float(body.get("offset", world.state.settings["clock_offset"])) + float(body.get("advance", 0))
-    world.state.set("clock_offset", offset)
-    return {"now": world.now(), "offset": offset}
+    offset = float(ask.body.get("offset", ask.world.state.settings["clock_offset"])) + float(ask.body.get("advance", 0))
+    ask.world.state.set("clock_offset", offset)
+    return {"now": ask.world.now(), "offset": offset}
 
 
-def _expire_tokens(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _expire_tokens(ask: Ask) -> Any:
     """End every token now (or those of one `owner`: agentid or appid)."""
-    doomed = [text for text, row in world.tokens.items() if body.get("owner") in (None, row["owner"])]
+    doomed = [text for text, row in ask.world.tokens.items() if ask.body.get("owner") in (None, row["owner"])]
     for text in doomed:
-        world.end_token(text)
+        ask.world.end_token(text)
     return {"expired": len(doomed)}
 
 
-def _restart(world: World, query: Mapping[str, str], body: Any) -> Any:
-    world.restart()
+def _restart(ask: Ask) -> Any:
+    ask.world.restart()
     return {"restarting": True}
 
 
-def _hand(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _hand(ask: Ask) -> Any:
     """Do one action or a list of them, in order, in one transaction."""
-    actions = body if isinstance(body, list) else [body]
-    world.state.con.execute("begin immediate")
+    actions = ask.body if isinstance(ask.body, list) else [ask.body]
+    ask.world.state.con.execute("begin immediate")
     try:
-        done = [perform(world, action) for action in actions]
+        done = [perform(ask.world, action) for action in actions]
     except BaseException:
-        world.state.con.execute("rollback")
-        world.state.reload()
+        ask.world.state.con.execute("rollback")
+        ask.world.state.reload()
         raise
-    world.state.con.execute("commit")
+    ask.world.state.con.execute("commit")
     return {"done": done}
 
 
-def _scenario(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _scenario(ask: Ask) -> Any:
     """Take a scenario: `settings`, `faults`, `hand`; `reset: true` drops the faults in force first."""
-    return apply_scenario(world, body)
+    return apply_scenario(ask.world, ask.body)
 
 
 def apply_scenario(world: World, scenario: Mapping[str, Any]) -> Any:
@@ -182,49 +195,49 @@ def apply_scenario(world: World, scenario: Mapping[str, Any]) -> Any:
         raise ValueError(f"unknown keys in the scenario: {sorted(unknown)}")
     if scenario.get("reset"):
         world.faults.clear()
-    _set_settings(world, {}, scenario.get("settings") or {})
-    _add_faults(world, {}, scenario.get("faults") or [])
+    _set_settings(Ask(world, {}, scenario.get("settings") or {}))
+    _add_faults(Ask(world, {}, scenario.get("faults") or []))
     if scenario.get("hand"):
-        _hand(world, {}, scenario["hand"])
+        _hand(Ask(world, {}, scenario["hand"]))
     return {"name": scenario.get("name", ""), "faults": len(world.faults.rules)}
 
 
-def _relation(world: World, query: Mapping[str, str], body: Any) -> Any:
-    row = world.state.relation(query["userid"], query["external_userid"])
+def _relation(ask: Ask) -> Any:
+    row = ask.world.state.relation(ask.query["userid"], ask.query["external_userid"])
     return None if row is None else dict(row) | {"tag_ids": split(row["tag_ids"])}
 
 
-def _relations(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _relations(ask: Ask) -> Any:
     """Every relation as [userid, external_userid, status, [tag ids]]; `tagged=1` only those with tags."""
-    where = "where tag_ids <> ''" if query.get("tagged") else ""
-    rows = world.state.all(f"select userid, external_userid, status, tag_ids from relations {where} order by rid")
+    where = "where tag_ids <> ''" if ask.query.get("tagged") else ""
+    rows = ask.world.state.all(f"select userid, external_userid, status, tag_ids from relations {where} order by rid")
     return {"relations": [[row[0], row[1], row[2], split(row[3])] for row in rows]}
 
 
-def _webhook_messages(world: World, query: Mapping[str, str], body: Any) -> Any:
-    rows = world.state.all("select * from webhook_messages order by seq")
-    return {"messages": [{"seq": row["seq"], "at": row["at"], "key": row["key"], "body": orjson.loads(row["body"])} for row in rows]}
+def _webhook_messages(ask: Ask) -> Any:
+    rows = ask.world.state.all("select * from webhook_messages order by seq")
+    return {
+        "messages": [
+            {"seq": row["seq"], "at": row["at"], "key": row["key"], "body": orjson.loads(row["body"])} for row in rows
+        ]
+    }
 
 
-def _events(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return {"pending": len(world.pending_events), "events": world.delivered}
+def _events(ask: Ask) -> Any:
+    return {"pending": len(ask.world.pending_events), "events": ask.world.delivered}
 
 
-def _wait_events(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return {"pending": len(world.pending_events)}
-
-
-def _code(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _code(ask: Ask) -> Any:
     """Issue a Mini Program code: `{"kind": "login"|"phone", "appid", "openid", "unionid", "phone"}`."""
     code = f"code{time.monotonic_ns()}"
-    world.state.run(
+    ask.world.state.run(
         "insert into mp_codes values (?, ?, ?, ?, ?, ?, ?, 0)",
-        code, body["appid"], body["kind"], body.get("openid"), body.get("unionid"), body.get("phone"), int(world.now()),
+        code, ask.body["appid"], ask.body["kind"], ask.body.get("openid"), ask.body.get("unionid"), ask.body.get("phone"), int(ask.world.now()),
     )  # fmt: skip
     return {"code": code}
 
 
-HANDLERS: dict[tuple[str, str], Callable[[World, Mapping[str, str], Any], Any]] = {
+HANDLERS: dict[tuple[str, str], Callable[[Ask], Any]] = {
     ("GET", "health"): _health,
     ("GET", "settings"): _settings,
     ("POST", "settings"): _set_settings,

@@ -57,7 +57,9 @@ def add_relation(world: World, action: Action) -> None:
             action["external_userid"], action.get("name", "新客户"), action.get("type", 1), action.get("gender", 0),
             action.get("unionid"), action.get("openid"),
         )  # fmt: skip
-    state.run("delete from relations where external_userid = ? and userid = ?", action["external_userid"], action["userid"])
+    state.run(
+        "delete from relations where external_userid = ? and userid = ?", action["external_userid"], action["userid"]
+    )
     half = bool(action.get("half"))
     state.run(
         "insert into relations (userid, external_userid, createtime, oper_userid, add_way, state, status) values (?, ?, ?, ?, ?, ?, ?)",
@@ -81,7 +83,9 @@ def remove_customer(world: World, action: Action) -> None:
     """The staff removes the customer: the relation is over."""
     row = _relation(world, action)
     world.state.run("update relations set status = 'removed', ended_at = ? where rid = ?", int(world.now()), row["rid"])
-    _contact_event(world, "del_external_contact", action, **({"Source": action["source"]} if action.get("source") else {}))
+    _contact_event(
+        world, "del_external_contact", action, **({"Source": action["source"]} if action.get("source") else {})
+    )
 
 
 def remove_staff(world: World, action: Action) -> None:
@@ -107,7 +111,15 @@ def transfer(world: World, action: Action) -> None:
     for row in [row for row in rows if row["external_userid"] in wanted]:
         old = {"userid": action["userid"], "external_userid": row["external_userid"]}
         if world.state.relation(action["to"], row["external_userid"]) is None:
-            add_relation(world, {"userid": action["to"], "external_userid": row["external_userid"], "add_way": 202, "state": row["state"]})
+            add_relation(
+                world,
+                {
+                    "userid": action["to"],
+                    "external_userid": row["external_userid"],
+                    "add_way": 202,
+                    "state": row["state"],
+                },
+            )
         if action.get("keep_tags"):
             world.state.run("update relations set tag_ids = ? where external_userid = ? and userid = ?",
                             row["tag_ids"], row["external_userid"], action["to"])  # fmt: skip
@@ -167,12 +179,19 @@ def join_group(world: World, action: Action) -> None:
 
 
 def quit_group(world: World, action: Action) -> None:
-    world.state.run("delete from group_members where chat_id = ? and member_id = ?", action["chat_id"], action["external_userid"])
+    world.state.run(
+        "delete from group_members where chat_id = ? and member_id = ?", action["chat_id"], action["external_userid"]
+    )
     _group_event(world, action, "del_member", "QuitScene", str(action.get("quit_scene", 0)))
 
 
 def _group_event(world: World, action: Action, detail: str, scene: str, value: str) -> None:
-    event = {"Event": "change_external_chat", "ChangeType": "update", "ChatId": action["chat_id"], "UpdateDetail": detail}
+    event = {
+        "Event": "change_external_chat",
+        "ChangeType": "update",
+        "ChatId": action["chat_id"],
+        "UpdateDetail": detail,
+    }
     world.raise_event(event | {scene: value, "MemChangeCnt": "1"})
 
 

@@ -193,7 +193,9 @@ class World:
 class Application:
     """The ASGI application over a `World`. *endpoints*: path below its host's `/cgi-bin/` (or `/`) -> `Endpoint`."""
 
-    def __init__(self, world: World, routes: Mapping[str, tuple[str, str, Endpoint]], admin: Callable[..., Any]) -> None:
+    def __init__(
+        self, world: World, routes: Mapping[str, tuple[str, str, Endpoint]], admin: Callable[..., Any]
+    ) -> None:
         self.world = world
         self.routes = routes
         self.admin = admin
@@ -237,7 +239,7 @@ class Application:
             body = await self._apply(host, endpoint, scope["method"], call, faults, in_flight)
         except ApiError as refusal:
             code, body = refusal.code, self._refusal(endpoint, refusal, call)
-        except _Cut as cut:
+        except _CutError as cut:
             status, code = cut.status, None
         finally:
             world.in_flight[path] -= 1
@@ -254,9 +256,9 @@ class Application:
             if fault.kind == "code":
                 raise ApiError(fault.code)
             if fault.kind == "http":
-                raise _Cut(fault.status)
+                raise _CutError(fault.status)
             if fault.kind in ("cut", "hang", "restart"):
-                raise _Cut(0)
+                raise _CutError(0)
             if fault.kind == "expire_token":
                 self.world.end_token(call.query.get("access_token", ""))
 
@@ -286,7 +288,7 @@ class Application:
             if fault.when == "after" and fault.kind == "code":
                 raise ApiError(fault.code)
             if fault.when == "after" and fault.kind in ("http", "cut", "hang", "restart"):
-                raise _Cut(fault.status if fault.kind == "http" else 0)
+                raise _CutError(fault.status if fault.kind == "http" else 0)
         return body
 
     def _admit(self, host: str, endpoint: Endpoint, call: Call) -> None:
@@ -404,7 +406,7 @@ class Application:
                 return
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     """The call ends without a business answer: HTTP *status*, or 0 = no answer at all."""
 
     def __init__(self, status: int) -> None:

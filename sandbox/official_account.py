@@ -162,7 +162,7 @@ def tags_update(call: Call) -> dict[str, Any]:
 
 def tags_delete(call: Call) -> dict[str, Any]:
     tag_id = _own_tag(call)
-    holders = [row for row in _holders(call, tag_id)]
+    holders = _holders(call, tag_id)
     if len(holders) > 100_000:
         raise ApiError(45057, "the tag has more than 100000 users")
     for row in holders:
@@ -173,7 +173,9 @@ def tags_delete(call: Call) -> dict[str, Any]:
 
 def _holders(call: Call, tag_id: int) -> list[sqlite3.Row]:
     return call.state.all(
-        "select * from oa_followers where appid = ? and ',' || tag_ids || ',' like ? order by seq", call.owner, f"%,{tag_id},%"
+        "select * from oa_followers where appid = ? and ',' || tag_ids || ',' like ? order by seq",
+        call.owner,
+        f"%,{tag_id},%",
     )
 
 

@@ -30,7 +30,9 @@ def routes() -> dict[str, tuple[str, str, Endpoint]]:
     """URL path -> (host, path below the host's root, endpoint). The Official Account lives under `/oa/`."""
     table = {f"/cgi-bin/{path}": ("wecom", path, endpoint) for path, endpoint in wecom.ENDPOINTS.items()}
     table |= {f"/cgi-bin/{path}": ("wecom", path, endpoint) for path, endpoint in wecom_more.ENDPOINTS.items()}
-    return table | {f"/oa/{path}": ("oa", f"oa/{path}", endpoint) for path, endpoint in official_account.ENDPOINTS.items()}
+    return table | {
+        f"/oa/{path}": ("oa", f"oa/{path}", endpoint) for path, endpoint in official_account.ENDPOINTS.items()
+    }
 
 
 def load_scenario(path: Path) -> Mapping[str, Any]:
@@ -87,7 +89,10 @@ def serve(state_path: Path, *, host: str, port: int, scenario: Path | None = Non
         backlog=512,
     )
     base = f"http://{host}:{port}"
-    print(f"sandbox: WeCom {base}/cgi-bin/  Official Account {base}/oa  admin {base}/_sandbox/  state {state_path}", flush=True)
+    print(
+        f"sandbox: WeCom {base}/cgi-bin/  Official Account {base}/oa  admin {base}/_sandbox/  state {state_path}",
+        flush=True,
+    )
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -126,7 +131,10 @@ class RunningServer:
             command += ["--scenario", str(self._scenario)]
         if self._limits is not None:
             command += ["--limits", "on" if self._limits else "off"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH", "")]))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH", "")])),
+        }
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         self.wait_ready()
 
@@ -135,7 +143,9 @@ class RunningServer:
         deadline = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
-                raise RuntimeError(f"the sandbox server ended with code {self._process.returncode}; state {self.state_path}")
+                raise RuntimeError(
+                    f"the sandbox server ended with code {self._process.returncode}; state {self.state_path}"
+                )
             with contextlib.suppress(httpx.HTTPError):
                 if self.client.get(f"{self.root_url}/_sandbox/health", timeout=1.0).status_code == 200:
                     return

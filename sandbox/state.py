@@ -107,7 +107,13 @@ DEFAULTS: dict[str, Any] = {
     "token_seconds": 7200,
     "token_same_while_valid": True,  # † a second gettoken inside the validity gives the same token
     "wrong_secret_per_hour": 2000,  # † afterwards the address is on hold for an hour
-    "limits": {"enabled": True, "per_minute": 10_000, "per_hour": 150_000, "ip_per_minute": 20_000, "ip_per_hour": 600_000},
+    "limits": {
+        "enabled": True,
+        "per_minute": 10_000,
+        "per_hour": 150_000,
+        "ip_per_minute": 20_000,
+        "ip_per_hour": 600_000,
+    },
     "latency_ms": {"default": 0},  # path (or `default`) -> milliseconds every call takes
     "concurrency": {"externalcontact/mark_tag": 5},  # more in flight -> 45033
     "pair_conflict_code": 45035,  # two writes on one (staff, customer)
@@ -179,9 +185,12 @@ class State:
     def reload_tags(self) -> None:
         """Tags and groups that are not deleted, strategy ones included."""
         self.groups = {
-            row["group_id"]: dict(row) for row in self.con.execute("select * from tag_groups where not deleted order by rowid")
+            row["group_id"]: dict(row)
+            for row in self.con.execute("select * from tag_groups where not deleted order by rowid")
         }
-        self.tags = {row["tag_id"]: dict(row) for row in self.con.execute("select * from tags where not deleted order by rowid")}
+        self.tags = {
+            row["tag_id"]: dict(row) for row in self.con.execute("select * from tags where not deleted order by rowid")
+        }
 
     def set(self, key: str, value: Any) -> None:
         """Change one setting; a mapping is merged into the stored one."""

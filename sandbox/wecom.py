@@ -122,7 +122,12 @@ def department_list(call: Call) -> dict[str, Any]:
     ids = sorted({item for staff in call.state.staff.values() for item in json.loads(staff["department"])} | {1})
     return {
         "department": [
-            {"id": item, "name": "总部" if item == 1 else f"门店{item - 1:03d}", "parentid": int(item != 1), "order": 1000 - item}
+            {
+                "id": item,
+                "name": "总部" if item == 1 else f"门店{item - 1:03d}",
+                "parentid": int(item != 1),
+                "order": 1000 - item,
+            }
             for item in ids
         ]
     }
@@ -136,7 +141,9 @@ def contact_list(call: Call) -> dict[str, Any]:
     if not userid:
         raise ApiError(60111)
     require_staff(call, userid)
-    rows = call.state.all("select external_userid, status, ended_at from relations where userid = ? order by rid", userid)
+    rows = call.state.all(
+        "select external_userid, status, ended_at from relations where userid = ? order by rid", userid
+    )
     found = [row["external_userid"] for row in rows if shown(call.state, row, call.world.now())]
     if not found and call.state.settings["list_empty_code"]:
         raise ApiError(call.state.settings["list_empty_code"])
@@ -157,7 +164,11 @@ def external_contact(call: Call, row: Mapping[str, Any] | sqlite3.Row) -> dict[s
         if row["unionid"] and call.state.settings["unionid_bound"]:
             contact["unionid"] = row["unionid"]
     else:
-        contact |= {"position": row["position"] or "", "corp_name": row["corp_name"] or "", "corp_full_name": row["corp_name"] or ""}
+        contact |= {
+            "position": row["position"] or "",
+            "corp_name": row["corp_name"] or "",
+            "corp_full_name": row["corp_name"] or "",
+        }
     return contact
 
 
@@ -259,7 +270,10 @@ def batch_get_by_user(call: Call) -> dict[str, Any]:
     limit = min(max(limit, 1), 100)
     scope = "|".join(userids) if len(userids) < 3 else str(hash_of(userids))
     index, rid = _cursor(str(call.body.get("cursor") or ""), "batch", scope)
-    if call.state.settings["short_page_rate"] and call.world.faults.random.random() < call.state.settings["short_page_rate"]:
+    if (
+        call.state.settings["short_page_rate"]
+        and call.world.faults.random.random() < call.state.settings["short_page_rate"]
+    ):
         limit = max(1, limit // 3)
     found: list[dict[str, Any]] = []
     now = call.world.now()
@@ -327,7 +341,12 @@ def _writable(call: Call, userid: str, external_userid: str) -> sqlite3.Row:
 
 def _own_event(call: Call, change: str, userid: str, external_userid: str) -> None:
     if call.state.settings["api_raises_callbacks"]:
-        event = {"Event": "change_external_contact", "ChangeType": change, "UserID": userid, "ExternalUserID": external_userid}
+        event = {
+            "Event": "change_external_contact",
+            "ChangeType": change,
+            "UserID": userid,
+            "ExternalUserID": external_userid,
+        }
         call.world.raise_event(event)
 
 
@@ -415,7 +434,11 @@ def _add_tags(call: Call, strategy_id: int | None) -> dict[str, Any]:
             raise ApiError(41018)
         if len(group_name) > state.settings["name_max"]:
             raise ApiError(40072)
-        same = (key for key, group in state.groups.items() if (group["name"], group["strategy_id"]) == (group_name, strategy_id))
+        same = (
+            key
+            for key, group in state.groups.items()
+            if (group["name"], group["strategy_id"]) == (group_name, strategy_id)
+        )
         group_id = next(same, "")
     if group_id:
         taken = {tag["name"] for tag in state.tags.values() if tag["group_id"] == group_id}
@@ -453,7 +476,9 @@ def _edit_tag(call: Call, *, strategy: bool) -> dict[str, Any]:
         tag = state.tags[key]
         if tag["agentid"] != call.owner:
             raise ApiError(state.settings["foreign_tag_code"])
-        rivals = {other["name"] for other in state.tags.values() if other["group_id"] == tag["group_id"] and other is not tag}
+        rivals = {
+            other["name"] for other in state.tags.values() if other["group_id"] == tag["group_id"] and other is not tag
+        }
         if name in rivals:
             raise ApiError(40071)
         order = call.number("order", tag["ord"])
@@ -555,7 +580,11 @@ def _markable(call: Call, tag_id: str, userid: str) -> bool:
     strategy_id = call.state.groups[tag["group_id"]]["strategy_id"]
     if strategy_id is not None:
         strategy = call.state.one("select * from strategies where strategy_id = ?", strategy_id)
-        return strategy is not None and strategy["agentid"] == call.owner and userid in json.loads(strategy["members"] or "[]")
+        return (
+            strategy is not None
+            and strategy["agentid"] == call.owner
+            and userid in json.loads(strategy["members"] or "[]")
+        )
     return bool(call.state.settings["mark_foreign_tags"]) or tag["agentid"] == call.owner
 
 
@@ -611,13 +640,19 @@ def groupchat_list(call: Call) -> dict[str, Any]:
     if not owners and len(call.state.staff) > 1000 and not call.body.get("cursor"):
         raise ApiError(81017)
     offset, _ = _cursor(str(call.body.get("cursor") or ""), "chats", str(status))
-    rows = call.state.all("select rowid, chat_id, owner, status from groups where not dismissed and rowid > ? order by rowid", offset)
+    rows = call.state.all(
+        "select rowid, chat_id, owner, status from groups where not dismissed and rowid > ? order by rowid", offset
+    )
     rows = [
         row
         for row in rows
-        if (not owners or row["owner"] in owners) and (status == 0 or row["status"] == status) and _sees(call, row["owner"])
+        if (not owners or row["owner"] in owners)
+        and (status == 0 or row["status"] == status)
+        and _sees(call, row["owner"])
     ]
-    reply: dict[str, Any] = {"group_chat_list": [{"chat_id": row["chat_id"], "status": row["status"]} for row in rows[:limit]]}
+    reply: dict[str, Any] = {
+        "group_chat_list": [{"chat_id": row["chat_id"], "status": row["status"]} for row in rows[:limit]]
+    }
     reply["next_cursor"] = _encode("chats", str(status), rows[limit - 1]["rowid"], 0) if len(rows) > limit else ""
     return reply
 
@@ -758,7 +793,9 @@ def list_contact_way(call: Call) -> dict[str, Any]:
     now = int(call.world.now())
     start, end = call.number("start_time", now - 90 * 86400), call.number("end_time", now)
     limit = min(max(call.number("limit", 100) or 100, 1), 1000)
-    offset, _ = _cursor(str(call.body.get("cursor") or ""), "ways", f"{start}-{end}" if "start_time" in call.body else "")
+    offset, _ = _cursor(
+        str(call.body.get("cursor") or ""), "ways", f"{start}-{end}" if "start_time" in call.body else ""
+    )
     rows = call.state.all(
         "select rowid, config_id from contact_ways where by_api and not temporary and create_time between ? and ? and rowid > ?"
         " order by rowid limit ?",
@@ -814,10 +851,14 @@ def get_user_behavior_data(call: Call) -> dict[str, Any]:
     found = []
     for row in rows:
         item = {"stat_time": row["day"]} | {
-            name: row[name] for name in ("chat_cnt", "message_cnt", "negative_feedback_cnt", "new_apply_cnt", "new_contact_cnt")
+            name: row[name]
+            for name in ("chat_cnt", "message_cnt", "negative_feedback_cnt", "new_apply_cnt", "new_contact_cnt")
         }
         if row["chat_cnt"]:
-            item |= {"reply_percentage": round(row["reply_percentage"], 2), "avg_reply_time": int(row["avg_reply_time"])}
+            item |= {
+                "reply_percentage": round(row["reply_percentage"], 2),
+                "avg_reply_time": int(row["avg_reply_time"]),
+            }
         found.append(item)
     return {"behavior_data": found}
 
@@ -848,7 +889,9 @@ ENDPOINTS: dict[str, Endpoint] = {
     "externalcontact/groupchat/list": Endpoint("POST", groupchat_list, {"group_chat_list": [], "next_cursor": ""}),
     "externalcontact/groupchat/get": Endpoint("POST", groupchat_get, {"group_chat": {"member_list": []}}),
     "externalcontact/groupchat/transfer": Endpoint("POST", groupchat_transfer, {"failed_chat_list": []}, writes=True),
-    "externalcontact/groupchat/onjob_transfer": Endpoint("POST", groupchat_transfer, {"failed_chat_list": []}, writes=True),
+    "externalcontact/groupchat/onjob_transfer": Endpoint(
+        "POST", groupchat_transfer, {"failed_chat_list": []}, writes=True
+    ),
     "externalcontact/opengid_to_chatid": Endpoint("POST", opengid_to_chatid, {"chat_id": ""}),
     "externalcontact/add_contact_way": Endpoint("POST", add_contact_way, {"config_id": ""}, writes=True),
     "externalcontact/get_contact_way": Endpoint("POST", get_contact_way, {"contact_way": {}}),

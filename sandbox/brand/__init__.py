@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sandbox.brand import commerce, files, names, people as crowd, records, tracking, wecom_state
+from sandbox.brand import commerce, files, names, records, tracking, wecom_state
+from sandbox.brand import people as crowd
 from sandbox.brand.ids import gather, numbered
 from sandbox.brand.truth import Evidence
 
@@ -37,7 +38,13 @@ def _quiet(_: str) -> None:
 
 
 def generate(
-    out: Path, *, people: int, events: int, seed: int = 7, as_of: date = date(2026, 11, 20), echo: Callable[[str], None] = _quiet
+    out: Path,
+    *,
+    people: int,
+    events: int,
+    seed: int = 7,
+    as_of: date = date(2026, 11, 20),
+    echo: Callable[[str], None] = _quiet,
 ) -> BrandReport:
     """Write the brand into *out* (its earlier contents of the same names go). Same arguments, same bytes.
 
@@ -215,7 +222,10 @@ def _cases(folk: crowd.People) -> pl.DataFrame:
     ]
     for source, target in ((11, 101), (12, 102)):
         if len(folk.unionid) > 200:
-            values = [{"type": "openid", "scope": names.MP_APPID, "value": folk.openid["mp"][item]} for item in (source, target)]
+            values = [
+                {"type": "openid", "scope": names.MP_APPID, "value": folk.openid["mp"][item]}
+                for item in (source, target)
+            ]
             owners = [int(folk.account_person[source]), int(folk.account_person[target])]
             rows.append({"kind": "openid_case", "identifiers": values, "persons": owners, "note": "equal but for case"})
     schema = {

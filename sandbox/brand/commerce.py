@@ -1,4 +1,4 @@
-"""What people buy: purchases by a buy-till-you-die process with very unequal people, orders with lines, refunds, coupons."""
+"""What people buy: purchases by a buy-till-you-die process, orders with lines, refunds, coupons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_products(rng: np.random.Generator) -> Products:
         steps = np.geomspace(low, high, 24)
         for place, value in enumerate(steps):
             category.append(number)
-            price.append(int(round(value)) * 100)
+            price.append(round(float(value)) * 100)
             name.append(f"{items[place % len(items)]} {names.SPECS[place // 4]}")
         bounds.append(len(category))
     cost = (np.array(price) * rng.uniform(0.18, 0.42, len(price))).astype(np.int64)
@@ -121,7 +121,9 @@ def _times(
     return person, np.minimum(np.maximum(at, people.born[person] + 60), time.end - 7200)
 
 
-HOURS = np.array([2, 1, 0.6, 0.4, 0.4, 0.6, 1.5, 3, 4, 5, 6, 6, 6.5, 5.5, 5, 5, 5, 5, 5.5, 7, 9, 9.5, 8, 5], dtype=float)
+HOURS = np.array(
+    [2, 1, 0.6, 0.4, 0.4, 0.6, 1.5, 3, 4, 5, 6, 6, 6.5, 5.5, 5, 5, 5, 5, 5.5, 7, 9, 9.5, 8, 5], dtype=float
+)
 
 
 def _in_the_day(rng: np.random.Generator, seconds: Floats) -> Floats:
@@ -203,7 +205,9 @@ def _settle(
     person, at, platform, number, account, member = base
     order, product, quantity = lines
     count = len(person)
-    total = np.bincount(order, weights=(products.price[product] * quantity).astype(float), minlength=count).astype(np.int64)
+    total = np.bincount(order, weights=(products.price[product] * quantity).astype(float), minlength=count).astype(
+        np.int64
+    )
     day = (time.business(at + DAY / 2) - time.business(at - DAY / 2)) > 2.2  # a campaign day
     discount = np.where(day, (total // 1000) * 100, 0)
     uses_coupon = rng.random(count) < people.coupon_love[person]

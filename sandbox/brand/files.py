@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,95 @@ from sandbox.brand.records import order_lines, pick, staff_ids, words
 from sandbox.brand.truth import Evidence
 from sandbox.brand.wecom_state import channel_ids
 
-TAOBAO_HEADERS = (
-    "订单编号 买家会员名 买家支付宝账号 买家应付货款 买家应付邮费 买家支付积分 总金额 返点积分 买家实际支付金额 买家实际支付积分 订单状态 买家留言 "
-    "收货人姓名 收货地址 运送方式 联系电话 联系手机 订单创建时间 订单付款时间 宝贝标题 宝贝种类 物流单号 物流公司 订单备注 宝贝总数量 店铺Id 店铺名称 "
-    "订单关闭原因 卖家服务费 买家服务费 发票抬头 是否手机订单 分阶段订单信息 特权订金订单id 定金排名 修改后的sku 修改后的收货地址 异常信息 天猫卡券抵扣 "
-    "集分宝抵扣 是否是O2O交易 打款商家金额 退款金额 确认收货时间"
-).split()
-TAOBAO_STATUS = ("等待买家付款", "交易关闭", "买家已付款，等待卖家发货", "卖家已发货，等待买家确认", "交易成功", "交易关闭")
-DOUYIN_HEADERS = (
-    "主订单编号 子订单编号 选购商品 商品规格 商品ID 商品数量 商家编码 商品金额 订单应付金额 商家收入金额 运费 收件人 收件人手机号 详细地址 订单提交时间 "
-    "支付完成时间 支付方式 商家备注 订单完成时间 订单状态 售后状态 取消原因 发货时间 快递信息 平台实际承担优惠金额 商家实际承担优惠金额 达人实际承担优惠金额 "
-    "达人ID 达人昵称 流量体裁 流量渠道 流量来源 流量类型"
-).split()
+TAOBAO_HEADERS = [
+    "订单编号",
+    "买家会员名",
+    "买家支付宝账号",
+    "买家应付货款",
+    "买家应付邮费",
+    "买家支付积分",
+    "总金额",
+    "返点积分",
+    "买家实际支付金额",
+    "买家实际支付积分",
+    "订单状态",
+    "买家留言",
+    "收货人姓名",
+    "收货地址",
+    "运送方式",
+    "联系电话",
+    "联系手机",
+    "订单创建时间",
+    "订单付款时间",
+    "宝贝标题",
+    "宝贝种类",
+    "物流单号",
+    "物流公司",
+    "订单备注",
+    "宝贝总数量",
+    "店铺Id",
+    "店铺名称",
+    "订单关闭原因",
+    "卖家服务费",
+    "买家服务费",
+    "发票抬头",
+    "是否手机订单",
+    "分阶段订单信息",
+    "特权订金订单id",
+    "定金排名",
+    "修改后的sku",
+    "修改后的收货地址",
+    "异常信息",
+    "天猫卡券抵扣",
+    "集分宝抵扣",
+    "是否是O2O交易",
+    "打款商家金额",
+    "退款金额",
+    "确认收货时间",
+]
+TAOBAO_STATUS = (
+    "等待买家付款",
+    "交易关闭",
+    "买家已付款，等待卖家发货",
+    "卖家已发货，等待买家确认",
+    "交易成功",
+    "交易关闭",
+)
+DOUYIN_HEADERS = [
+    "主订单编号",
+    "子订单编号",
+    "选购商品",
+    "商品规格",
+    "商品ID",
+    "商品数量",
+    "商家编码",
+    "商品金额",
+    "订单应付金额",
+    "商家收入金额",
+    "运费",
+    "收件人",
+    "收件人手机号",
+    "详细地址",
+    "订单提交时间",
+    "支付完成时间",
+    "支付方式",
+    "商家备注",
+    "订单完成时间",
+    "订单状态",
+    "售后状态",
+    "取消原因",
+    "发货时间",
+    "快递信息",
+    "平台实际承担优惠金额",
+    "商家实际承担优惠金额",
+    "达人实际承担优惠金额",
+    "达人ID",
+    "达人昵称",
+    "流量体裁",
+    "流量渠道",
+    "流量来源",
+    "流量类型",
+]
 DOUYIN_STATUS = ("待支付", "已关闭", "待发货", "已发货", "已完成", "已关闭")
 
 
@@ -49,20 +127,26 @@ def write_taobao(
     paid_text = money(purchases.paid[row])
     first_line = np.full(len(purchases), -1)
     first_line[purchases.line_order[::-1]] = purchases.line_product[::-1]
-    quantity = np.bincount(purchases.line_order, weights=purchases.line_quantity.astype(float), minlength=len(purchases))
+    quantity = np.bincount(
+        purchases.line_order, weights=purchases.line_quantity.astype(float), minlength=len(purchases)
+    )
     kinds = np.bincount(purchases.line_order, minlength=len(purchases))
     done = purchases.status[row] == 4
     columns: dict[str, pl.Series | list[str]] = {
         "订单编号": '="' + order + '"',
         "买家会员名": gather(people.buyer_id, person),
         "买家支付宝账号": hidden,
-        "买家应付货款": money(purchases.total[row] - purchases.discount[row] - purchases.coupon[row] - purchases.subsidy[row]),
+        "买家应付货款": money(
+            purchases.total[row] - purchases.discount[row] - purchases.coupon[row] - purchases.subsidy[row]
+        ),
         "买家应付邮费": money(purchases.freight[row]),
         "总金额": money(purchases.total[row] + purchases.freight[row]),
         "买家实际支付金额": pick(rng.random(size) < 0.1, paid_text + "元").fill_null(paid_text),
         "订单状态": words(TAOBAO_STATUS, purchases.status[row]),
         "收货人姓名": gather(full_names(people), person).str.slice(0, 1) + "**",
-        "收货地址": [f"{names.PLACES[item][0]} {names.PLACES[item][1]} **区 **路****号" for item in people.city[person]],
+        "收货地址": [
+            f"{names.PLACES[item][0]} {names.PLACES[item][1]} **区 **路****号" for item in people.city[person]
+        ],
         "联系手机": "'" + pick(full, text).fill_null(hidden),
         "订单创建时间": local_text(purchases.at[row]),
         "订单付款时间": pick(pays, local_text(np.nan_to_num(purchases.paid_at[row])), ""),
@@ -77,7 +161,7 @@ def write_taobao(
         "确认收货时间": pick(done, local_text(purchases.at[row] + 8 * DAY), ""),
     }
     frame = pl.DataFrame({name: columns.get(name, [""] * size) for name in TAOBAO_HEADERS})
-    text_form = frame.write_csv(quote_style="necessary", line_terminator="\r\n")
+    text_form = frame.select(pl.all().replace("", None)).write_csv(line_terminator="\r\n")
     path.write_bytes(text_form.encode("gb18030"))
     return size
 
@@ -93,8 +177,15 @@ def write_douyin(
     style = (row * 7 + row // 5) % 10  # of the order, not of the line
     real = style < 3
     evidence.see("phone", np.where(real, people.phone_first[person], -1))
-    relay = "1" + pl.Series(row % 10**4 + 7012340000).cast(pl.String) + "-" + pl.Series(row * 37 % 9000 + 1000).cast(pl.String)
-    evidence.extra += [("phone_relay", "", item, "relay_phone") for item in relay.filter(pl.Series(style >= 6)).to_list()]
+    relay = (
+        "1"
+        + pl.Series(row % 10**4 + 7012340000).cast(pl.String)
+        + "-"
+        + pl.Series(row * 37 % 9000 + 1000).cast(pl.String)
+    )
+    evidence.extra += [
+        ("phone_relay", "", item, "relay_phone") for item in relay.filter(pl.Series(style >= 6)).to_list()
+    ]
     cipher = "$$" + random_text(rng, len(purchases), 24).gather(pl.Series(row)) + "$1$"
     phone = pl.select(
         pl.when(pl.Series(real)).then(gather(people.phones, people.phone_first[person]))
@@ -105,7 +196,7 @@ def write_douyin(
     influencer = row % 4 == 0
     columns: dict[str, pl.Series | list[str]] = {
         "主订单编号": lines["order_id"],
-        "子订单编号": "\t" + lines["order_id"].str.slice(0, 17) + lines["line_no"].cast(pl.String).str.zfill(2),
+        "子订单编号": "\t" + pl.Series(np.arange(size) + 5 * 10**18).cast(pl.String),
         "选购商品": lines["product_name"],
         "商品规格": lines["category"],
         "商品ID": lines["product_id"],
@@ -148,7 +239,10 @@ def write_visits(path: Path, rng: np.random.Generator, people: People, evidence:
     when = np.minimum(people.born[chosen] + rng.exponential(60 * DAY, len(chosen)), time.end - DAY)
     text = gather(people.phones, phone, has_phone).fill_null("").to_list()
     wide = str.maketrans("0123456789", "０１２３４５６７８９")
-    text = [f" {item}" if place % 17 == 3 else item.translate(wide) if place % 23 == 5 else item for place, item in enumerate(text)]
+    text = [
+        f" {item}" if place % 17 == 3 else item.translate(wide) if place % 23 == 5 else item
+        for place, item in enumerate(text)
+    ]
     columns = [
         local_text(when, "%Y/%m/%d").to_list(),
         [f"山茶集{number + 1:03d}店" for number in people.store[chosen]],
@@ -160,19 +254,13 @@ def write_visits(path: Path, rng: np.random.Generator, people: People, evidence:
         ["要小样" if place % 9 == 0 else "" for place in range(len(chosen))],
     ]
     book = xlsxwriter.Workbook(path, {"constant_memory": False, "in_memory": True})
-    book.set_properties({"created": _fixed()})
+    book.set_properties({"created": datetime(2026, 1, 1, tzinfo=UTC)})
     sheet = book.add_worksheet("到店登记")
     sheet.write_row(0, 0, ["登记日期", "门店", "姓名", "手机号", "会员号", "接待导购", "意向品类", "备注"])
     for place, column in enumerate(columns):
         sheet.write_column(1, place, column)
     book.close()
     return len(chosen)
-
-
-def _fixed() -> object:
-    from datetime import datetime
-
-    return datetime(2026, 1, 1)
 
 
 def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar) -> None:
@@ -182,7 +270,8 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
     rows = [(item[0], item[1], item[2], item[3], f"{item[4]}.00") for item in known]
     rows += [(state, f"门店柜台码 {state[-4:]}", "门店", "", "3000.00") for state in channel_ids(people)[len(known) :]]
     header = ["channel_id", "channel_name", "channel_kind", "campaign_id", "cost"]
-    pl.DataFrame(rows, schema=header, orient="row").write_csv(folder / "channels.csv")
+    table = pl.DataFrame(rows, schema=header, orient="row")
+    table.with_columns(pl.col("campaign_id").replace("", None)).write_csv(folder / "channels.csv")
     months = 12
     days = local_text(time.end - DAY * 30 * np.arange(months, 0, -1), "%Y-%m-%d").to_list()
     costs = [
@@ -191,7 +280,9 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
         for number in range(months)
         if float(row[4]) > 0
     ]
-    pl.DataFrame(costs, schema=["cost_id", "channel_id", "date", "amount", "currency"], orient="row").write_csv(folder / "costs.csv")
+    pl.DataFrame(costs, schema=["cost_id", "channel_id", "date", "amount", "currency"], orient="row").write_csv(
+        folder / "costs.csv"
+    )
     account = people.account_first
     brought = np.flatnonzero((people.inviter >= 0) & people.account_mp[account])
     invited = people.registered[brought] - 300 - brought % 500
@@ -203,7 +294,7 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
             "referral_id": numbered("RF", np.arange(size) + 1, 8),
             "campaign_id": ["invite_2026"] * size,
             "inviter_type": ["member_id"] * size,
-            "inviter_scope": [""] * size,
+            "inviter_scope": pl.repeat(None, size, dtype=pl.String, eager=True),
             "inviter_value": gather(people.member_id, people.inviter[brought]),
             "invitee_type": ["openid"] * size,
             "invitee_scope": [names.MP_APPID] * size,
@@ -211,5 +302,3 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
             "invited_at": local_text(invited, "%Y-%m-%dT%H:%M:%S") + "+08:00",
         }
     ).write_csv(folder / "referrals.csv")
-
-

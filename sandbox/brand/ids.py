@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -18,7 +20,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 HEX = "0123456789abcdef"
 
 
-def random_text(rng: np.random.Generator, count: int, length: int, alphabet: str = BASE64, prefix: str = "") -> pl.Series:
+def random_text(
+    rng: np.random.Generator, count: int, length: int, alphabet: str = BASE64, prefix: str = ""
+) -> pl.Series:
     """*count* texts: *prefix*, then *length* random characters. 28 characters of base64 do not collide."""
     table = np.frombuffer(alphabet.encode(), dtype=np.uint8)
     head = np.frombuffer(prefix.encode(), dtype=np.uint8)
@@ -28,9 +32,7 @@ def random_text(rng: np.random.Generator, count: int, length: int, alphabet: str
     data[:, len(head) :] = table[codes]
     offsets = np.arange(count + 1, dtype=np.int64) * data.shape[1]
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    series = pl.from_arrow(pa.LargeStringArray.from_buffers(count, buffers[1], buffers[2]))
-    assert isinstance(series, pl.Series)
-    return series
+    return pl.Series(pa.LargeStringArray.from_buffers(count, buffers[1], buffers[2]))
 
 
 def phone_numbers(count: int, seed: int) -> pl.Series:
@@ -47,7 +49,7 @@ def phone_numbers(count: int, seed: int) -> pl.Series:
     return pl.Series(number).cast(pl.String)
 
 
-def numbered(prefix: str, numbers: Ints, width: int) -> pl.Series:
+def numbered(prefix: str, numbers: npt.NDArray[Any], width: int) -> pl.Series:
     """`prefix` and the zero-padded number."""
     return prefix + pl.Series(numbers).cast(pl.String).str.zfill(width)
 
@@ -55,7 +57,7 @@ def numbered(prefix: str, numbers: Ints, width: int) -> pl.Series:
 def choose(rng: np.random.Generator, count: int, weights: npt.ArrayLike) -> Ints:
     """*count* draws from 0…k−1 by weight."""
     bounds = np.cumsum(np.asarray(weights, dtype=float))
-    return np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right").astype(np.int64)
+    return np.asarray(np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right"), dtype=np.int64)
 
 
 def gather(column: pl.Series, index: Ints, keep: Bools | None = None) -> pl.Series:

@@ -56,7 +56,7 @@ def intensity(day: date) -> float:
         return 4.0
     if key in ((12, 12), (3, 8), (11, 1), (6, 1)):
         return 2.5
-    if day.month == 11 and day.day <= 12 or day.month == 6 and day.day <= 20:
+    if (day.month == 11 and day.day <= 12) or (day.month == 6 and day.day <= 20):
         return 1.6 * busy
     return busy
 

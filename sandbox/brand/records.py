@@ -15,7 +15,16 @@ from sandbox.brand.people import DAY, Calendar, People, full_names
 from sandbox.brand.truth import Evidence
 
 INTEGERS = frozenset(
-    {"points", "consent_marketing", "created_at_epoch", "line_no", "quantity", "refunded_at", "created_at", "updated_at"}
+    {
+        "points",
+        "consent_marketing",
+        "created_at_epoch",
+        "line_no",
+        "quantity",
+        "refunded_at",
+        "created_at",
+        "updated_at",
+    }
 )
 CHINESE_STATUS = ("待付款", "已关闭", "已付款", "已发货", "已完成", "已退款")
 
@@ -53,7 +62,9 @@ def members(rng: np.random.Generator, people: People, evidence: Evidence, time: 
     planted = {person for pair in people.family + people.recycled for person in pair}
     certain = np.isin(index, np.array(sorted(planted), dtype=np.int64))
     account = people.account_first[index]
-    has_union = certain | (people.account_mp[account] & (rng.random(len(index)) < 0.85)) | (rng.random(len(index)) < 0.25)
+    has_union = (
+        certain | (people.account_mp[account] & (rng.random(len(index)) < 0.85)) | (rng.random(len(index)) < 0.25)
+    )
     has_open = has_union & people.account_mp[account]
     phone = np.where(certain | (rng.random(len(index)) < 0.97), people.member_phone[index], -1)
     has_email = people.has_email[index]
@@ -68,7 +79,11 @@ def members(rng: np.random.Generator, people: People, evidence: Evidence, time: 
     updated = np.where(np.isin(index, [giver for giver, _ in people.recycled]), registered, updated)
     level = np.digitize(spent[index] / 100, [500, 2000, 6000])
     born_year = rng.integers(1962, 2008, len(index))
-    birthday = pl.Series(born_year).cast(pl.String) + "-" + pl.Series(rng.integers(1, 13, len(index))).cast(pl.String).str.zfill(2)
+    birthday = (
+        pl.Series(born_year).cast(pl.String)
+        + "-"
+        + pl.Series(rng.integers(1, 13, len(index))).cast(pl.String).str.zfill(2)
+    )
     birthday = birthday + "-" + pl.Series(rng.integers(1, 29, len(index))).cast(pl.String).str.zfill(2)
     birthday = pick(rng.random(len(index)) < 0.004, pl.lit("0000-00-00")).fill_null(birthday)
     places = [names.PLACES[item] for item in people.city[index]]
@@ -128,7 +143,9 @@ def crm_contacts(rng: np.random.Generator, people: People, evidence: Evidence, t
     with_email = people.has_email[index] & (rng.random(size) < 0.4)
     evidence.link("crm", index, "email", np.where(with_email, index, -1))
     evidence.extra += [("phone", "", item, "default_phone") for item in names.DEFAULT_PHONES]
-    evidence.extra += [("phone", "", item, "masked_phone") for item in masked(text).filter(pl.Series(kind == 2)).to_list()]
+    evidence.extra += [
+        ("phone", "", item, "masked_phone") for item in masked(text).filter(pl.Series(kind == 2)).to_list()
+    ]
     created = np.minimum(people.born[index] + rng.exponential(30 * DAY, size), time.end - 2 * DAY)
     return pl.DataFrame(
         {
@@ -152,7 +169,9 @@ def crm_ids(people: People) -> pl.Series:
     return numbered("C", number, 8)
 
 
-def orders(rng: np.random.Generator, people: People, purchases: Purchases, evidence: Evidence, time: Calendar) -> pl.DataFrame:
+def orders(
+    rng: np.random.Generator, people: People, purchases: Purchases, evidence: Evidence, time: Calendar
+) -> pl.DataFrame:
     """Orders of the own channels (mini program, H5, app, web, store)."""
     row = np.flatnonzero(purchases.platform < TAOBAO)
     person, platform = purchases.person[row], purchases.platform[row]
@@ -160,13 +179,17 @@ def orders(rng: np.random.Generator, people: People, purchases: Purchases, evide
     member, account = purchases.member[row], purchases.account[row]
     has_open = account >= 0
     has_union = has_open & people.mp_authorised[np.maximum(account, 0)]
-    quiet = np.isin(person, np.array([item for pair in people.family + people.recycled for item in pair], dtype=np.int64))
+    quiet = np.isin(
+        person, np.array([item for pair in people.family + people.recycled for item in pair], dtype=np.int64)
+    )
     has_phone = (rng.random(size) < np.where(platform == POS, 0.55, 0.8)) & (~quiet | member)
     spare = people.phone_first[person] + ((people.phone_count[person] > 1) & (rng.random(size) < 0.12))
     phone = np.where(has_phone, spare, -1)
     gift = member & (rng.random(size) < 0.01)
     others = np.flatnonzero(people.is_member)
-    receiver = np.where(gift, people.phone_first[others[rng.integers(0, len(others), size)]], np.where(phone >= 0, phone, spare))
+    receiver = np.where(
+        gift, people.phone_first[others[rng.integers(0, len(others), size)]], np.where(phone >= 0, phone, spare)
+    )
     who = np.where(member, person, -1)
     evidence.link("member", who, "phone", phone)
     for kind, code in (("openid_mp", MP), ("openid_h5", H5)):
@@ -301,5 +324,3 @@ def write_database(path: Path, tables: list[tuple[str, pl.DataFrame, str]]) -> N
         write_table(con, name, frame, key)
     con.commit()
     con.close()
-
-

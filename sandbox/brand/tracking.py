@@ -27,7 +27,8 @@ SHARE = (0.55, 0.17, 0.13, 0.15)
 PART = 400_000
 BROKEN = 0.0003
 
-BROWSE, ORDER, SCAN = 0, 1, 2
+BROWSE, ORDER, SCAN, GUEST = 0, 1, 2, 3
+SHOP_DEVICE, FAMILY_DEVICE = 1, 2
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Devices:
     hardware: Ints  # app: device number, else -1
     weight: Floats
     logs_in: Bools
+    shared: Ints  # 0 own, 1 shop iPad, 2 household browser
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Sessions:
     """One row per session, sorted by device, then start."""
 
     device: Ints
+    person: Ints  # who sat before the device; its owner except on shared devices
     start: Floats
     size: Ints
     kind: Ints
@@ -73,7 +76,19 @@ def make_devices(rng: np.random.Generator, people: People, purchases: Purchases)
         account.append(np.full(len(own), -1))
         person.append(own)
         channel.append(np.full(len(own), code))
+    tablets = np.flatnonzero(people.is_member)[: people.stores]  # one per store; the owner means nothing
+    person, account, channel = (
+        [*person, tablets],
+        [*account, np.full(len(tablets), -1)],
+        [*channel, np.full(len(tablets), 2)],
+    )
     who, kind, wechat = np.concatenate(person), np.concatenate(channel), np.concatenate(account)
+    shared = np.zeros(len(who), dtype=np.int64)
+    shared[len(who) - len(tablets) :] = SHOP_DEVICE
+    web = np.full(people.count, -1)
+    web[who[kind == 3]] = np.flatnonzero(kind == 3)
+    families = np.array([first for first, _ in people.family], dtype=np.int64)
+    shared[web[families][web[families] >= 0]] = FAMILY_DEVICE
     app = kind == 2
     hardware = np.where(app, np.cumsum(app) - 1, -1)
     likely = np.array([0.75, 0.5, 0.95, 0.55])[kind]
@@ -84,8 +99,13 @@ def make_devices(rng: np.random.Generator, people: People, purchases: Purchases)
         channel=kind,
         anonymous=random_text(rng, len(who), 32, HEX),
         hardware=hardware,
-        weight=(0.15 + people.engagement[who]) * rng.gamma(1.2, 1.0, len(who)) * np.array(SHARE)[kind] / _use(kind),
-        logs_in=logs_in,
+        weight=np.where(
+            shared == SHOP_DEVICE,
+            0.0,
+            (0.15 + people.engagement[who]) * rng.gamma(1.2, 1.0, len(who)) * np.array(SHARE)[kind] / _use(kind),
+        ),
+        logs_in=logs_in & (shared != SHOP_DEVICE),
+        shared=shared,
     )
 
 
@@ -100,6 +120,7 @@ def make_sessions(
 ) -> Sessions:  # fmt: skip
     """Sessions whose sizes sum to *events* exactly (orders and scans first, browsing fills up)."""
     parts = [_order_sessions(rng, devices, purchases), _scan_sessions(rng, people, devices, relations)]
+    parts.append(_guest_sessions(rng, people, devices, time))
     fixed = sum(int(part[2].sum()) for part in parts)
     wanted = max(0, events - fixed)
     count = max(1, int(wanted / 4.6) + 8)
@@ -116,18 +137,24 @@ def make_sessions(
     start = time.at(low + rng.random(len(size)) * np.maximum(high - low, 0.05))
     start = np.clip(start + rng.normal(0, 3600, len(size)), people.born[person], time.end - 4000)
     none = np.full(len(size), -1)
-    parts.append((device, np.floor(start), size, np.full(len(size), BROWSE), none, none))
-    device, start, size, kind, order, state = (np.concatenate([part[place] for part in parts]) for place in range(6))
+    parts.append((device, np.floor(start), size, np.full(len(size), BROWSE), none, none, person))
+    device, start, size, kind, order, state, person = (
+        np.concatenate([part[place] for part in parts]) for place in range(7)
+    )
     ranked = np.lexsort((start, device))
-    device, start, size, kind, order, state = (array[ranked] for array in (device, start, size, kind, order, state))
+    device, start, size, kind, order, state, person = (
+        array[ranked] for array in (device, start, size, kind, order, state, person)
+    )
     login, logged = _logins(people, devices, device, start, size, kind)
     campaign = np.where(
-        (rng.random(len(device)) < 0.22) & (kind != SCAN), choose(rng, len(device), [item[5] for item in names.CHANNELS]), -1
+        (rng.random(len(device)) < 0.22) & (kind != SCAN),
+        choose(rng, len(device), [item[5] for item in names.CHANNELS]),
+        -1,
     )
-    return Sessions(device, start, size, kind, order, state, login, logged, campaign)
+    return Sessions(device, person, start, size, kind, order, state, login, logged, campaign)
 
 
-Part = tuple[Ints, Floats, Ints, Ints, Ints, Ints]
+Part = tuple[Ints, Floats, Ints, Ints, Ints, Ints, Ints]  # device, start, size, kind, order, state, person
 
 
 def _first_device(devices: Devices, key: Ints, wanted: Ints) -> Ints:
@@ -156,7 +183,7 @@ def _order_sessions(rng: np.random.Generator, devices: Devices, purchases: Purch
     devices.logs_in[device[purchases.member[row]]] = True
     size = 4 + np.minimum(rng.geometric(0.4, len(row)), 8) + 1
     start = purchases.at[row] - (size - 2) * 25.0
-    return device, start, size, np.full(len(row), ORDER), row, np.full(len(row), -1)
+    return device, start, size, np.full(len(row), ORDER), row, np.full(len(row), -1), devices.person[device]
 
 
 def _scan_sessions(rng: np.random.Generator, people: People, devices: Devices, relations: Relations) -> Part:
@@ -167,28 +194,56 @@ def _scan_sessions(rng: np.random.Generator, people: People, devices: Devices, r
     chosen, device = chosen[device >= 0], device[device >= 0]
     start = relations.at[chosen] - rng.uniform(40, 240, len(chosen))
     none = np.full(len(chosen), -1)
-    return device, np.floor(start), np.full(len(chosen), 2), np.full(len(chosen), SCAN), none, relations.channel[chosen]
+    two, kind = np.full(len(chosen), 2), np.full(len(chosen), SCAN)
+    return device, np.floor(start), two, kind, none, relations.channel[chosen], devices.person[device]
+
+
+def _guest_sessions(rng: np.random.Generator, people: People, devices: Devices, time: Calendar) -> Part:
+    """Members who log in on a shop's iPad (one in fifty), and second family members on the household's browser."""
+    tablets = np.flatnonzero(devices.shared == SHOP_DEVICE)
+    guests = np.flatnonzero(
+        people.is_member & (rng.random(people.count) < 0.02) & (people.registered < time.end - 3 * DAY)
+    )
+    tablet = tablets[people.store[guests] % max(1, len(tablets))] if len(tablets) else np.zeros(0, dtype=np.int64)
+    guests = guests[: len(tablet)]
+    household = np.flatnonzero(devices.shared == FAMILY_DEVICE)
+    second = dict(people.family)
+    mates = np.repeat(np.array([second[int(owner)] for owner in devices.person[household]], dtype=np.int64), 3)
+    device = np.concatenate([tablet, np.repeat(household, 3)])
+    person = np.concatenate([guests, mates])
+    low = np.maximum(people.registered[person], people.registered[devices.person[device]]) + 3600
+    start = low + rng.random(len(person)) * np.maximum(time.end - DAY - low, 1)
+    start = np.minimum(start, time.end - 4000)
+    none = np.full(len(person), -1)
+    return device, np.floor(start), np.full(len(person), 5), np.full(len(person), GUEST), none, none, person
 
 
 def _logins(
     people: People, devices: Devices, device: Ints, start: Floats, size: Ints, kind: Ints
 ) -> tuple[Bools, Bools]:
     """The login session of each device (first one long enough after registration), and who is logged in when."""
-    able = devices.logs_in[device] & (start >= people.registered[devices.person[device]]) & (size >= 3) & (kind != SCAN)
+    able = devices.logs_in[device] & (start >= people.registered[devices.person[device]]) & (size >= 3)
+    able &= (kind == BROWSE) | (kind == ORDER)
     place = np.where(able, np.arange(len(device)), len(device))
     first = np.full(len(devices.person), len(device))
     np.minimum.at(first, device, place)
     number = np.arange(len(device))
-    login = number == first[device]
-    return login, number >= first[device]
+    guest = kind == GUEST  # logs in and out again
+    return (number == first[device]) | guest, (number >= first[device]) | guest
 
 
 def reveal(people: People, devices: Devices, sessions: Sessions, evidence: Evidence) -> None:
     """Tell the evidence which identifiers the lines carry together."""
+    for code, reason in ((SHOP_DEVICE, "shop_device"), (FAMILY_DEVICE, "family_device")):
+        common = np.flatnonzero(devices.shared == code)
+        evidence.share("anonymous", common, reason)
+        evidence.share("device", devices.hardware[common][devices.hardware[common] >= 0], reason)
+    guest = np.unique(sessions.person[sessions.kind == GUEST])
+    evidence.see("member", guest)
     seen = np.unique(sessions.device)
     person, account, channel = devices.person[seen], devices.account[seen], devices.channel[seen]
     login = np.zeros(len(devices.person), dtype=bool)
-    login[sessions.device[sessions.login]] = True
+    login[sessions.device[sessions.login & (sessions.kind != GUEST)]] = True
     who = np.where(login[seen], person, -1)
     evidence.link("anonymous", seen, "member", who)
     for name, code in (("openid_mp", 0), ("openid_h5", 1)):
@@ -204,6 +259,8 @@ def reveal(people: People, devices: Devices, sessions: Sessions, evidence: Evide
     evidence.link("member", who, "phone", np.where(by_phone, phone, -1))
     web = (channel == 3) & login[seen]
     evidence.link("member", who, "email", np.where(web & people.has_email[person], person, -1))
+    calls = guest[login_by_phone(people, guest)]
+    evidence.link("member", calls, "phone", people.phone_first[calls])
 
 
 def login_by_phone(people: People, person: Ints) -> Bools:
@@ -238,14 +295,18 @@ def write_events(
         ranked = ranked[np.argsort(sessions.start[ranked], kind="stable")]
         for label in sorted(set(month[ranked].tolist())):
             chosen = ranked[month[ranked] == label]
-            path = folder / ("segment" if code == 3 else "sensors") / f"{name}-{label}.{'jsonl' if code == 3 else 'log'}"
+            path = (
+                folder / ("segment" if code == 3 else "sensors") / f"{name}-{label}.{'jsonl' if code == 3 else 'log'}"
+            )
             with path.open("wb") as file:
                 bounds = np.cumsum(sessions.size[chosen])
                 cut = np.searchsorted(bounds, np.arange(PART, int(bounds[-1]) + PART, PART)) + 1
                 for low, high in zip(np.concatenate([[0], cut[:-1]]), cut, strict=True):
                     part = chosen[low:high]
                     if len(part):
-                        frame = _events(rng, people, devices, sessions, purchases, part, code, time, track_id, orders, states)
+                        frame = _events(
+                            rng, people, devices, sessions, purchases, part, code, time, track_id, orders, states
+                        )
                         track_id += frame.height
                         lines[name] += _write(rng, file, frame, code)
     return lines
@@ -261,13 +322,14 @@ def _events(
     place = np.arange(len(session)) - np.repeat(np.cumsum(size) - size, size)
     left = sessions.size[session] - place  # 1 = last event of the session
     device, kind = sessions.device[session], sessions.kind[session]
-    person, account = devices.person[device], devices.account[device]
+    person, account = sessions.person[session], devices.account[device]
     event = choose(rng, len(session), EVENT_WEIGHTS)
     name = words((VIEW[code], *EVENTS[1:]), event)
     order_kind = kind == ORDER
     paid = order_kind & purchases.is_paid[np.maximum(sessions.order[session], 0)]
     is_pay, is_submit = paid & (left == 1), order_kind & (left == 2)
     signup = sessions.login[session] & (place == 1)
+    profile = sessions.login[session] & (place == 2) & (kind == BROWSE) & (code != 3)
     name = pl.select(
         pl.when(pl.Series(place == 0)).then(pl.lit(START[code]))
         .when(pl.Series(signup)).then(pl.lit("$SignUp"))
@@ -313,6 +375,8 @@ def _events(
             "track_id": np.arange(track_id, track_id + len(session)),
             "name": name,
             "signup": signup,
+            "profile": profile,
+            "city": pick(profile, gather(pl.Series([item[1] for item in names.PLACES]), people.city[person])),
             "time": milli,
             "recv": received,
             "anonymous": gather(devices.anonymous, device),
@@ -329,9 +393,12 @@ def _events(
             "order": gather(orders, order, has_order),
             "amount": pl.Series(np.where(has_order, purchases.paid[np.maximum(order, 0)] / 100, np.nan)).fill_nan(None),
             "source": gather(tags, campaign, shown),
+            "medium": gather(pl.Series([entry[2] for entry in names.CHANNELS]), campaign, shown),
             "campaign": gather(campaigns, campaign, shown),
             "state": gather(states, state, scan),
-            "coupon": pick((event == 4) & (name == "CouponReceive").to_numpy(), numbered("CP", (place % 4 + 1) * 10, 4)),
+            "coupon": pick(
+                (event == 4) & (name == "CouponReceive").to_numpy(), numbered("CP", (place % 4 + 1) * 10, 4)
+            ),
         }
     )
 
@@ -360,8 +427,10 @@ def sensors_line(code: int) -> pl.Expr:
     signup = pl.col("signup")
     parts: list[pl.Expr] = [
         pl.lit('{"_track_id":'), pl.col("track_id").cast(pl.String),
-        pl.when(signup).then(pl.lit(',"type":"track_signup","event":"')).otherwise(pl.lit(',"type":"track","event":"')),
-        pl.col("name"), pl.lit('","time":'), pl.col("time").cast(pl.String),
+        pl.when(signup).then(pl.lit(',"type":"track_signup"')).when(pl.col("profile")).then(pl.lit(',"type":"profile_set"'))
+        .otherwise(pl.lit(',"type":"track"')),
+        pl.when(pl.col("profile")).then(pl.lit("")).otherwise(pl.concat_str(pl.lit(',"event":"'), pl.col("name"), pl.lit('"'))),
+        pl.lit(',"time":'), pl.col("time").cast(pl.String),
         pl.lit(',"distinct_id":"'), pl.coalesce("login", "anonymous"), pl.lit('"'),
         pl.when(signup).then(pl.concat_str(pl.lit(',"original_id":"'), pl.col("anonymous"), pl.lit('"'))).otherwise(pl.lit("")),
         pl.lit(',"anonymous_id":"'), pl.col("anonymous"), pl.lit('"'), _text("login_id", "login"),
@@ -375,8 +444,8 @@ def sensors_line(code: int) -> pl.Expr:
         pl.col("session"), pl.lit('","$url_path":"'), pl.col("page"), pl.lit('","$os":"'), pl.col("os"), pl.lit('"'),
         pl.when(pl.col("login").is_null()).then(pl.lit("")).otherwise(pl.lit(',"$is_login_id":true')),
         _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"), _text("channel", "source"),
-        _text("$utm_source", "source"), _text("$utm_campaign", "campaign"), _text("campaign_id", "campaign"),
-        _text("state", "state"), _text("coupon_id", "coupon"),
+        _text("$utm_source", "source"), _text("$utm_medium", "medium"), _text("$utm_campaign", "campaign"), _text("campaign_id", "campaign"),
+        _text("state", "state"), _text("coupon_id", "coupon"), _text("city", "city"),
     ]  # fmt: skip
     if code == 2:
         parts.append(_text("$device_id", "hardware"))
@@ -417,7 +486,7 @@ def segment_line() -> pl.Expr:
         _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"), _text("coupon_id", "coupon"),
         pl.lit('},"context":{"library":{"name":"analytics.js","version":"2.11.1"},"page":{"path":"/'), pl.col("page"), pl.lit('"}'),
         pl.when(pl.col("source").is_null()).then(pl.lit("")).otherwise(
-            pl.concat_str(pl.lit(',"campaign":{"source":"'), pl.col("source"), pl.lit('","medium":"cpc"'), _text("name", "campaign"), pl.lit("}"))
+            pl.concat_str(pl.lit(',"campaign":{"source":"'), pl.col("source"), pl.lit('","medium":"'), pl.col("medium"), pl.lit('"'), _text("name", "campaign"), pl.lit("}"))
         ),
         pl.lit('},"integrations":{},"timestamp":"'), _iso("time"), pl.lit('","originalTimestamp":"'), _iso("time"),
         pl.lit('","sentAt":"'), _iso("time"), pl.lit('","receivedAt":"'), _iso("recv"), pl.lit('"}'),

@@ -28,7 +28,7 @@ class Kind:
 
 @dataclass
 class Evidence:
-    """Collects, while files are written, what they reveal: occurrences of identifiers and links between two of one person."""
+    """Collects, while files are written, what they reveal: identifiers that occur, and links between two of them."""
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     size: int = 0
@@ -37,7 +37,9 @@ class Evidence:
 
     def register(self, name: str, kind: str, scope: str, values: pl.Series, person: Ints) -> None:
         """Announce identifiers before any file uses them."""
-        reasons = pl.Series([""]).extend_constant("", len(values) - 1) if len(values) else pl.Series([], dtype=pl.String)
+        reasons = (
+            pl.Series([""]).extend_constant("", len(values) - 1) if len(values) else pl.Series([], dtype=pl.String)
+        )
         self.kinds[name] = Kind(kind, scope, values, person, self.size, np.zeros(len(values), dtype=bool), reasons)
         self.size += len(values)
 
@@ -84,7 +86,9 @@ class Evidence:
             ).filter("occurs")
             head = pl.lit(kind.type).alias("type")
             frames.append(frame.select(head, "scope", "value", "person_id", "linkable_group", "shared", "reason"))
-        nobody = pl.DataFrame(self.extra, schema=["type", "scope", "value", "reason"], orient="row").unique(maintain_order=True)
+        nobody = pl.DataFrame(self.extra, schema=["type", "scope", "value", "reason"], orient="row").unique(
+            maintain_order=True
+        )
         frames.append(
             nobody.select(
                 "type", "scope", "value",

@@ -113,13 +113,19 @@ def _tags(con: sqlite3.Connection, rng: np.random.Generator, time: Calendar) -> 
     for order, (group, labels) in enumerate(names.STAFF_GROUPS):
         ids = random_text(rng, len(labels) + 1, 30, LETTERS, "et").to_list()
         con.execute("insert into tag_groups values (?, ?, ?, ?, null, 0)", (ids[0], group, 100 - order, created))
-        rows = [(key, ids[0], label, 50 - place, created) for place, (key, label) in enumerate(zip(ids[1:], labels, strict=True))]
+        rows = [
+            (key, ids[0], label, 50 - place, created)
+            for place, (key, label) in enumerate(zip(ids[1:], labels, strict=True))
+        ]
         con.executemany("insert into tags values (?, ?, ?, ?, ?, null, 0)", rows)
         made.append(ids[1:])
     ids = random_text(rng, 3, 30, LETTERS, "et").to_list()
     con.execute("insert into strategies values (1, '华东规则组', ?, '[]')", (names.OTHER_AGENTID,))
     con.execute("insert into tag_groups values (?, '规则组标签', 0, ?, 1, 0)", (ids[0], created))
-    rows = [(ids[1], ids[0], "华东重点", 1, created, names.OTHER_AGENTID), (ids[2], ids[0], "华东普通", 0, created, names.OTHER_AGENTID)]
+    rows = [
+        (ids[1], ids[0], "华东重点", 1, created, names.OTHER_AGENTID),
+        (ids[2], ids[0], "华东普通", 0, created, names.OTHER_AGENTID),
+    ]
     con.executemany("insert into tags values (?, ?, ?, ?, ?, ?, 0)", rows)
     return [*made, ids[1:]]
 
@@ -129,7 +135,11 @@ def _contacts(con: sqlite3.Connection, rng: np.random.Generator, people: People)
     person = people.account_person[account]
     nick = gather(full_names(people), person)
     style = rng.integers(0, 4, len(account))
-    nick = pick(style == 0, nick.str.slice(0, 1) + "小姐").fill_null(pick(style == 1, "🌸" + nick.str.slice(1))).fill_null(nick)
+    nick = (
+        pick(style == 0, nick.str.slice(0, 1) + "小姐")
+        .fill_null(pick(style == 1, "🌸" + nick.str.slice(1)))
+        .fill_null(nick)
+    )
     frame = pl.DataFrame(
         {
             "external_userid": gather(people.external_userid, account),
@@ -150,7 +160,10 @@ def _contacts(con: sqlite3.Connection, rng: np.random.Generator, people: People)
     userids = staff_ids(people).to_list()
     con.executemany(
         "insert into relations (userid, external_userid, createtime, oper_userid, add_way) values (?, ?, ?, ?, 3)",
-        [(userids[number % len(userids)], key, 1_700_000_000, userids[number % len(userids)]) for number, key in enumerate(ids.to_list())],
+        [
+            (userids[number % len(userids)], key, 1_700_000_000, userids[number % len(userids)])
+            for number, key in enumerate(ids.to_list())
+        ],
     )
 
 
@@ -163,7 +176,9 @@ def _relations(
     userid, external = gather(staff_ids(people), relations.staff), gather(people.external_userid, relations.account)
     channels = pl.Series(channel_ids(people))
     ways = np.array([item[6] for item in names.CHANNELS] + [1] * people.stores)
-    add_way = np.where(relations.channel >= 0, ways[np.maximum(relations.channel, 0)], rng.choice([2, 3, 4, 6, 24, 0], size))
+    add_way = np.where(
+        relations.channel >= 0, ways[np.maximum(relations.channel, 0)], rng.choice([2, 3, 4, 6, 24, 0], size)
+    )
     marked = rng.random(size) < 0.35
     first = gather(pl.Series(tags[0]), choose(rng, size, (0.6, 0.3, 0.1)), marked)
     second = gather(pl.Series(tags[1]), people.taste[person], rng.random(size) < 0.2)
@@ -194,13 +209,17 @@ def _relations(
             "add_way": add_way.astype(np.int64),
             "state": gather(channels, relations.channel, relations.channel >= 0).fill_null(""),
             "status": relations.status,
-            "ended_at": pl.Series(np.where(live, -1, np.minimum(relations.at + 20 * DAY, time.end - 60)).astype(np.int64)).replace(-1, None),
+            "ended_at": pl.Series(
+                np.where(live, -1, np.minimum(relations.at + 20 * DAY, time.end - 60)).astype(np.int64)
+            ).replace(-1, None),
         }
     )
     _fill(con, "relations", frame)
 
 
-def _groups(con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar) -> None:
+def _groups(
+    con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar
+) -> None:
     """Customer groups of 20 to 200; most members are friends, some are nobody's customer."""
     count = max(3, people.count // 350)
     chats = random_text(rng, count, 30, prefix="wr").to_list()
@@ -208,7 +227,8 @@ def _groups(con: sqlite3.Connection, rng: np.random.Generator, people: People, e
     owner = rng.integers(0, people.staffs, count)
     created = time.start + rng.random(count) * 300 * DAY
     rows = [
-        (key, f"山茶集福利{place + 1}群", userids[owner[place]], 0, int(created[place])) for place, key in enumerate(chats)
+        (key, f"山茶集福利{place + 1}群", userids[owner[place]], 0, int(created[place]))
+        for place, key in enumerate(chats)
     ]
     con.executemany("insert into groups (chat_id, name, owner, status, create_time) values (?, ?, ?, ?, ?)", rows)
     con.executemany(
@@ -253,7 +273,9 @@ def _ways(con: sqlite3.Connection, rng: np.random.Generator, people: People, tim
     con.executemany("insert into contact_ways values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
-def _behavior(con: sqlite3.Connection, rng: np.random.Generator, people: People, relations: Relations, time: Calendar) -> None:
+def _behavior(
+    con: sqlite3.Connection, rng: np.random.Generator, people: People, relations: Relations, time: Calendar
+) -> None:
     """Sixty days of figures for the first two hundred staff."""
     shown = min(people.staffs, 200)
     days = np.arange(60)
@@ -283,12 +305,17 @@ def _behavior(con: sqlite3.Connection, rng: np.random.Generator, people: People,
 SCENES = ("ADD_SCENE_QR_CODE", "ADD_SCENE_SEARCH", "ADD_SCENE_PROFILE_CARD", "ADD_SCENE_PAID", "ADD_SCENE_OTHERS")
 
 
-def _followers(con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar) -> None:
+def _followers(
+    con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar
+) -> None:
     """Official Account followers (a few have left); the Mini Program account is there for its code exchanges."""
     con.executemany(
-        "insert into oa_accounts values (?, ?, 1)", [(names.OA_APPID, names.OA_SECRET), (names.MP_APPID, names.MP_SECRET)]
+        "insert into oa_accounts values (?, ?, 1)",
+        [(names.OA_APPID, names.OA_SECRET), (names.MP_APPID, names.MP_SECRET)],
     )
-    con.executemany("insert into oa_tags values (?, ?, ?)", [(names.OA_APPID, 2, "星标组"), (names.OA_APPID, 100, "老会员")])
+    con.executemany(
+        "insert into oa_tags values (?, ?, ?)", [(names.OA_APPID, 2, "星标组"), (names.OA_APPID, 100, "老会员")]
+    )
     account = np.flatnonzero(people.account_oa)
     stays = rng.random(len(account)) < 0.94
     evidence.link("openid_oa", np.where(stays, account, -1), "unionid", account)
@@ -309,5 +336,3 @@ def _followers(con: sqlite3.Connection, rng: np.random.Generator, people: People
         }
     )
     _fill(con, "oa_followers", frame)
-
-

@@ -362,10 +362,13 @@ class _Landing:
     def _finish(self, record: BatchRecord, state: Any, drift: Sequence[str], *, complete: bool) -> None:
         """Commit: from here on the batch is true."""
         open_pull = None if complete or not self.compares else self.pull_id
-        self.ledger.commit(record, state, drift=drift, open_pull=open_pull)
+        if record.received or record.deleted or record.file:
+            self.ledger.commit(record, state, drift=drift, open_pull=open_pull)
+            self.totals.add(record)
+        else:  # nothing came, yet the cursor may have moved on
+            self.ledger.save_state(self.source, self.stream.name, state, at=self.now, open_pull=open_pull)
         if complete:
             shutil.rmtree(self.seen_folder, ignore_errors=True)
-        self.totals.add(record)
         self.totals.drift.update(dict.fromkeys(drift))
         if record.file:
             self.totals.files[record.file] = None

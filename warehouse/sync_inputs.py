@@ -82,6 +82,7 @@ def gather(
         author=author,
         call_ms=ledger.call_ms(),
         canary=canary,
+        intended_groups=ledger.intended_groups(),
     )
 
 
@@ -145,7 +146,7 @@ def people(con: duckdb.DuckDBPyConnection, config: SyncConfig, *, barred: Iterab
     frame = _frame(
         con,
         "select cast(one_id as varchar) as one_id, consent_marketing as said, cast(store_id as varchar) as store_id,"
-        f" {owner} as owner_userid from marts.dim_people order by one_id",  # noqa: S608 - one of two fixed texts
+        f" {owner} as owner_userid from marts.dim_people order by one_id",
     )
     said = pl.col("said").cast(pl.Boolean)
     allowed = {

@@ -22,6 +22,7 @@ from cdp.errors import ConfigError, FatalError
 from cdp.sync.config import parse_duration
 from cdp.sync.ledger import Lease, LeaseHeldError, LeaseLostError, Moved, Op, Read
 from cdp.sync.model import OpState, Plan, RegisteredTag
+from cdp.sync.outcome import Drift
 from warehouse.sync_schema import TABLES, VERSION
 
 LEASE_SECONDS = 60
@@ -219,7 +220,7 @@ class SyncLedger:
             row = self._one("select * from plans order by planned_at desc, rowid desc limit 1")
             if row is None:
                 raise ConfigError("there is no plan yet", hint="`cdp sync plan` makes one")
-            return row  # type: ignore[no-any-return]
+            return row
         found = self.rows("select * from plans where plan_id = ? or plan_id glob ?", (plan_id, f"{plan_id}*"))
         if len(found) != 1:
             what = "no plan" if not found else f"{len(found)} plans"
@@ -352,7 +353,7 @@ class SyncLedger:
         last = -1
         while True:
             rows = self.rows(
-                f"select * from ops where run_id = ? and seq > ? and state in ({marks})"  # noqa: S608 - marks only
+                f"select * from ops where run_id = ? and seq > ? and state in ({marks})"
                 " and (? is null or phase = ?) order by seq limit 5000",
                 (run_id, last, *states, phase, phase),
             )
@@ -370,7 +371,8 @@ class SyncLedger:
             for move in moves:
                 if move.state == "sending":
                     con.execute(
-                        "update ops set state = 'sending', attempt = attempt + 1, started_at = ? where run_id = ? and seq = ?",
+                        "update ops set state = 'sending', attempt = attempt + 1, started_at = ?"
+                        " where run_id = ? and seq = ?",
                         (stamp, run_id, move.seq),
                     )
                 else:
@@ -432,6 +434,88 @@ class SyncLedger:
             pl.col("tag_ids").str.json_decode(pl.List(pl.String)),
             pl.col("read_at").str.to_datetime(time_unit="us", time_zone="UTC"),
         )
+
+    def reads_of(self, userids: Sequence[str]) -> dict[tuple[str, str], frozenset[str]]:
+        """Tag ids of every relation of *userids* as last read back."""
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        for begin in range(0, len(userids), 500):
+            part = userids[begin : begin + 500]
+            marks = ", ".join("?" for _ in part)
+            for row in self.rows(f"select * from reads where userid in ({marks})", part):
+                found[row["userid"], row["external_userid"]] = frozenset(json.loads(row["tag_ids"]))
+        return found
+
+    def unsettled(self) -> frozenset[tuple[str, str]]:
+        """Relations with an op later than our last read of them."""
+        rows = self.rows(
+            "select userid, external_userid from ops join reads using (userid, external_userid)"
+            " where state in ('sending', 'acked', 'unknown') and coalesce(at, started_at) > read_at"
+        )
+        return frozenset((row["userid"], row["external_userid"]) for row in rows)
+
+    def hinted_after_reads(self) -> frozenset[tuple[str, str]]:
+        """Relations with a callback later than our last read of them."""
+        rows = self.rows(
+            "select distinct userid, external_userid from hints join reads using (userid, external_userid)"
+            " where hints.at >= reads.read_at"
+        )
+        return frozenset((row["userid"], row["external_userid"]) for row in rows)
+
+    def save_hints(self, hints: Iterable[tuple[str, str, str, str, datetime]]) -> int:
+        """Keep callbacks `(digest, userid, external_userid, change, at)`; returns how many were new."""
+        with self._write() as con:
+            before = con.total_changes
+            con.executemany(
+                "insert or ignore into hints values (?, ?, ?, ?, ?)",
+                [(digest, userid, customer, change, iso(at)) for digest, userid, customer, change, at in hints],
+            )
+            return con.total_changes - before
+
+    def save_drift(
+        self, rows: Sequence[tuple[Drift, str]], rests: Sequence[tuple[Drift, datetime]], *, now: datetime
+    ) -> int:
+        """Record drift `(what, policy)` once per read it differs from, and pairs at rest `(what, until)`; returns how
+        much was new. A pair already known to differ is not put to rest again."""
+        stamp = iso(now)
+        until = {(item.userid, item.external_userid, item.key): end for item, end in rests}
+        new = 0
+        with self._write() as con:
+            for item, policy in rows:
+                pair = (item.userid, item.external_userid, item.key)
+                added = con.execute(
+                    "insert or ignore into drift select ?, ?, ?, ?, ?, coalesce((select read_at from reads"
+                    " where userid = ? and external_userid = ?), ''), ?, ?",
+                    (*pair, item.direction, stamp, *pair[:2], item.by, policy),
+                ).rowcount
+                if added and pair in until:
+                    con.execute(
+                        "insert or replace into frozen values (?, ?, ?, ?, ?, ?)",
+                        (*pair, stamp, iso(until[pair]), f"{item.direction} by {item.by}"),
+                    )
+                new += added
+        return new
+
+    def release_frozen(self, userid: str, external_userid: str, *, now: datetime) -> int:
+        """End the rest of a relation's pairs; returns how many there were."""
+        with self._write() as con:
+            return con.execute(
+                "update frozen set until = ? where userid = ? and external_userid = ? and until > ?",
+                (iso(now), userid, external_userid, iso(now)),
+            ).rowcount
+
+    def mark_rota(self, userids: Sequence[str], *, now: datetime) -> None:
+        """These employees have been read whole."""
+        with self._write() as con:
+            con.executemany("insert or replace into rota values (?, ?)", [(userid, iso(now)) for userid in userids])
+
+    def due(self, userids: Sequence[str], *, before: datetime) -> list[str]:
+        """Employees to read: first those with callbacks since their last read, then those read before *before* or
+        never, the longest unread first."""
+        read = {row["userid"]: row["read_at"] for row in self.rows("select * from rota")}
+        hot = {row["userid"]: row["at"] for row in self.rows("select userid, max(at) as at from hints group by userid")}
+        hinted = [user for user in userids if user in hot and hot[user] > read.get(user, "")]
+        late = [user for user in userids if read.get(user, "") < iso(before) and user not in hinted]
+        return sorted(hinted) + sorted(late, key=lambda user: (read.get(user, ""), user))
 
     def hinted(self, since: datetime) -> frozenset[tuple[str, str]]:
         """Relations somebody changed by hand since then, by callbacks."""

@@ -16,10 +16,10 @@ import polars as pl
 from cdp.errors import CdpError, ConfigError, FatalError
 from cdp.sync.config import SyncConfig
 from cdp.sync.model import LibraryChange, Plan
-from warehouse.sync_page import render
 from cdp.sync.plan import Inputs, build_plan, canonical, check_hash, ops_bytes
 from warehouse.home import Home
 from warehouse.sync_ledger import SyncLedger, iso
+from warehouse.sync_page import render
 
 
 class PlanHeldError(CdpError):
@@ -99,7 +99,7 @@ def load(home: Home, ledger: SyncLedger, plan_id: str | None = None) -> StoredPl
 def approve(
     home: Home, ledger: SyncLedger, plan_id: str | None, config: SyncConfig, *, who: str, reason: str, now: datetime
 ) -> StoredPlan:
-    """Release a held plan. Raises `PlanStoppedError` when nobody may, `ConfigError` when *who* or *reason* will not do."""
+    """Release a held plan. Raises `PlanStoppedError` when nobody may, `ConfigError` when *who* or *reason* is wrong."""
     plan = load(home, ledger, plan_id)
     if plan.summary["verdict"] == "STOPPED":
         raise PlanStoppedError(
@@ -133,9 +133,9 @@ def ready(
 ) -> StoredPlan:
     """A plan that may be applied now. *version*: the marts version published now; None skips that comparison (undo).
 
-    Raises `PlanHeldError` while an approval is missing, `PlanStoppedError` when the plan is stopped, rejected, expired or
-    its inputs have moved on, `FatalError` when the files or the approval are for another plan. A run once begun may be
-    resumed whatever has been published meanwhile.
+    Raises `PlanHeldError` while an approval is missing, `PlanStoppedError` when the plan is stopped, rejected, expired
+    or its inputs have moved on, `FatalError` when the files or the approval are for another plan. A run once begun may
+    be resumed whatever has been published meanwhile.
     """
     plan = load(home, ledger, plan_id)
     state = ledger.plan_row(plan.plan_id)["state"]

@@ -61,8 +61,8 @@ create table if not exists frozen (
 ) without rowid;
 -- one row per difference between what we left and what we later read
 create table if not exists drift (
-    userid text not null, external_userid text not null, key text not null, direction text not null, seen_at text not null,
-    expected_at text not null, by text not null, policy text not null,
+    userid text not null, external_userid text not null, key text not null, direction text not null,
+    seen_at text not null, expected_at text not null, by text not null, policy text not null,
     primary key (userid, external_userid, key, direction, expected_at)
 ) without rowid;
 
@@ -95,7 +95,8 @@ create table if not exists codes (
 ) without rowid;
 
 create table if not exists lease (
-    app text primary key, holder text not null, fence integer not null, heartbeat_at text not null, expires_at text not null
+    app text primary key, holder text not null, fence integer not null, heartbeat_at text not null,
+    expires_at text not null
 );
 
 -- append-only; each row's hash covers the one before
@@ -103,6 +104,8 @@ create table if not exists audit (
     seq integer primary key, at text not null, who text not null, action text not null, plan_id text not null,
     plan_hash text not null, detail text not null, previous text not null, hash text not null
 );
-create trigger if not exists audit_no_update before update on audit begin select raise(abort, 'the audit log only grows'); end;
-create trigger if not exists audit_no_delete before delete on audit begin select raise(abort, 'the audit log only grows'); end;
+create trigger if not exists audit_no_update before update on audit
+begin select raise(abort, 'the audit log only grows'); end;
+create trigger if not exists audit_no_delete before delete on audit
+begin select raise(abort, 'the audit log only grows'); end;
 """

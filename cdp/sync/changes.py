@@ -1,7 +1,7 @@
 """From desired tags and the last read state to one op per relation, with every exclusion counted once.
 
-A *pair* is (relation, tag), coded as one integer `relation_index * TAG_SPAN + tag_index`, so that a million relations are
-compared by sorting numbers.
+A *pair* is (relation, tag), coded as one integer `relation_index * TAG_SPAN + tag_index`, so that a million relations
+are compared by sorting numbers.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ CONTROL_SCHEMA: dict[str, pl.DataType] = {"one_id": pl.String(), "experiment": p
 class State:
     """What is wanted and what is known, as frames of the schemas above; any row order.
 
-    *tags*: wanted (person, tag key). *relations*: one row per (userid, external_userid) as last read. *people*: everyone
-    with a current one_id. *staff*: with their store. *frozen*: pairs people changed. *churn_held*: `TAGS_SCHEMA`, people
-    who flip. *control*: who is in which control group. *visible*: staff this app may touch.
+    *tags*: wanted (person, tag key). *relations*: one row per (userid, external_userid) as last read. *people*:
+    everyone with a current one_id. *staff*: with their store. *frozen*: pairs people changed. *churn_held*:
+    `TAGS_SCHEMA`, people who flip. *control*: who is in which control group. *visible*: staff this app may touch.
     """
 
     tags: pl.DataFrame
@@ -82,12 +82,12 @@ def compute_changes(
     index = _tag_index(groups, register, blocked)
     relations = _relations(state)
     segment = _segment(state, index, relations)
-    targets = _targets(segment, relations, state, groups, index)
+    targets = _targets(segment, relations, groups, index)
     base = _base_pairs(relations, index)
     judged = _judge(targets, base, relations, state, index)
     removes = _removes(base, judged, relations, state, index, consent)
     ops, kept = _ops(judged, removes, relations, index, max_ops)
-    tags = _tag_table(index, segment, judged, removes, base, kept, ops)
+    tags = _tag_table(index, segment, judged, base, kept, ops)
     held = segment.filter(pl.col("why") == "control").join(index.select("tag", "key"), on="tag")
     waiting = segment.filter(pl.col("why") == "not_a_contact").join(index.select("tag", "key"), on="tag")
     return Changes(
@@ -101,7 +101,7 @@ def compute_changes(
 def _tag_index(groups: Sequence[GroupSpec], register: Sequence[RegisteredTag], blocked: frozenset[str]) -> pl.DataFrame:
     """One row per managed tag: number, key, id (null until created), mode, fan-out and cap of its group."""
     ids = {tag.key: tag for tag in register if tag.state in ("active", "draining")}
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
             tag.key,
             group.key,
@@ -189,7 +189,7 @@ def _with_control(segment: pl.DataFrame, state: State) -> pl.DataFrame:
 
 
 def _targets(
-    segment: pl.DataFrame, relations: pl.DataFrame, state: State, groups: Sequence[GroupSpec], index: pl.DataFrame
+    segment: pl.DataFrame, relations: pl.DataFrame, groups: Sequence[GroupSpec], index: pl.DataFrame
 ) -> pl.DataFrame:
     """Wanted pairs (`tag, rel, one_id, pair`) of people nothing excludes, by each group's fan-out policy and cap."""
     open_segment = segment.filter(pl.col("why").is_null()).select("one_id", "tag")
@@ -350,7 +350,6 @@ def _tag_table(
     index: pl.DataFrame,
     segment: pl.DataFrame,
     judged: pl.DataFrame,
-    removes: pl.DataFrame,
     base: pl.DataFrame,
     kept: pl.DataFrame,
     ops: pl.DataFrame,

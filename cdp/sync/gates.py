@@ -11,7 +11,7 @@ import polars as pl
 
 from cdp.sync.config import GateLimits, SyncConfig, parse_duration
 from cdp.sync.library import ownership_faults
-from cdp.sync.model import Forecast, Gate, GroupSpec, PlanVerdict, RegisteredTag, Remote, Verdict
+from cdp.sync.model import Forecast, Gate, GroupSpec, LibraryChange, PlanVerdict, RegisteredTag, Remote, Verdict
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,30 @@ def ownership_gates(register: Sequence[RegisteredTag], remote: Remote) -> list[G
     if not faults:
         return [Gate("ownership", "", "pass", 0, 0, "标签库与登记一致", "the library is as registered")]
     return [Gate("ownership", key, "stop", 1, 0, f"{key}：{zh}", f"{key}: {en}") for key, zh, en in faults]
+
+
+def name_gates(
+    library: Sequence[LibraryChange], register: Sequence[RegisteredTag], remote: Remote, intended: frozenset[str]
+) -> list[Gate]:
+    """A group we are about to create whose name somebody else's group has already: stop, or our tags would join theirs.
+    *intended*: groups whose creation we began and that may be ours."""
+    ours = {tag.group_id for tag in register if tag.state != "retired"}
+    mine = {tag.group for tag in register if tag.state != "retired"}
+    taken = {tag.group_name for tag in remote.tags if tag.group_id not in ours} - intended
+    wanted = sorted({(change.group, change.detail) for change in library if change.action == "create"})
+    return [
+        Gate(
+            "group_name",
+            group,
+            "stop",
+            1,
+            0,
+            f"企业微信已有标签组「{name}」，不是本应用登记的；请改名，或用 cdp sync adopt 接管",
+            f"WeCom has a tag group `{name}` that we did not register: rename ours, or `cdp sync adopt` it",
+        )
+        for group, name in wanted
+        if name in taken and group not in mine
+    ]
 
 
 def tag_gates(
@@ -107,9 +131,7 @@ def _tag_gates(
     return gates
 
 
-def plan_gates(
-    config: SyncConfig, tags: pl.DataFrame, units: pl.DataFrame, forecast: Forecast, *, uncanaried: bool = True
-) -> list[Gate]:
+def plan_gates(config: SyncConfig, tags: pl.DataFrame, units: pl.DataFrame, forecast: Forecast) -> list[Gate]:
     """Over the whole plan: removals, quota and quiet hours, any unit that changes far more than others."""
     limits = config.gates
     now, remove = int(tags["now"].sum()), int(tags["remove"].sum())

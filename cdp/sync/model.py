@@ -42,7 +42,7 @@ class GroupSpec:
     cap: int = 20
     drift: DriftPolicy = "ours"
     freeze_days: int = 30
-    gates: GateLimits = field(default_factory=GateLimits)
+    gates: GateLimits = field(default_factory=lambda: GateLimits())
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,10 @@ class Forecast:
 class Plan:
     """A reviewed unit of change, the same bytes for the same inputs.
 
-    *ops*: `OPS_SCHEMA`, in sending order. *tags*: one row per tag (`key, group, name, now, add, remove, after, segment`
-    and the columns of `WATERFALL`). *units*: one row per employee and per store with `add` and `remove`. *control*: people
-    held as control (`one_id, experiment, key`). *pending*: people who are not yet contacts (`one_id, key`).
+    *ops*: `OPS_SCHEMA`, in sending order. *tags*: one row per tag (`key, group, name, now, add, remove, after,
+    segment` and the columns of `WATERFALL`). *units*: one row per employee and per store with `add` and `remove`.
+    *control*: people held as control (`one_id, experiment, key`). *pending*: people who are not yet contacts
+    (`one_id, key`).
     """
 
     plan_id: str

@@ -28,8 +28,8 @@ def judge(
 ) -> list[Moved]:
     """Outcome of each acked op. *found*: tag ids per relation as read back; *ids*: tag key -> id.
 
-    `verified`: every add is there and every remove is not. `gone`: no such relation. `human_changed`: not as wanted, and
-    a callback says that somebody edited the relation. `gap`: not as wanted although WeCom answered 0.
+    `verified`: every add is there and every remove is not. `gone`: no such relation. `human_changed`: not as wanted,
+    and a callback says that somebody edited the relation. `gap`: not as wanted although WeCom answered 0.
     """
     moves = []
     for op in ops:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from cdp.errors import FatalError
 from cdp.sync.changes import Changes, State, compute_changes
 from cdp.sync.config import SyncConfig, parse_duration
 from cdp.sync.forecast import forecast
-from cdp.sync.gates import Evidence, data_gates, ownership_gates, plan_gates, tag_gates, verdict
+from cdp.sync.gates import Evidence, data_gates, name_gates, ownership_gates, plan_gates, tag_gates, verdict
 from cdp.sync.library import diff, lint
 from cdp.sync.model import Forecast, Gate, GroupSpec, LibraryChange, Plan, RegisteredTag, Remote
 
@@ -26,8 +26,9 @@ _NOT_HASHED = ("plan_id", "plan_hash")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything a plan depends on. *pins*: version, config and register digests, shown and hashed. *now*: UTC instant of
-    planning. *call_ms*: measured time of a `mark_tag` call, if any. *holders*: tag_id -> relations that have it."""
+    """Everything a plan depends on. *pins*: version, config and register digests, shown and hashed. *now*: UTC instant
+    of planning. *call_ms*: measured time of a `mark_tag` call, if any. *canary*: share, over the configured one.
+    *intended_groups*: names of WeCom groups whose creation was begun by us and may have gone through."""
 
     config: SyncConfig
     groups: tuple[GroupSpec, ...]
@@ -41,8 +42,7 @@ class Inputs:
     author: str = ""
     call_ms: float | None = None
     canary: float | None = None
-    library_now: datetime | None = None
-    extra_gates: tuple[Gate, ...] = field(default_factory=tuple)
+    intended_groups: frozenset[str] = frozenset()
 
 
 def build_plan(inputs: Inputs) -> Plan:
@@ -61,7 +61,7 @@ def build_plan(inputs: Inputs) -> Plan:
         inputs.register,
         inputs.remote,
         config.library,
-        now=inputs.library_now or inputs.now,
+        now=inputs.now,
         holders=tag_holders(inputs.state.relations, own),
     )
     canary = inputs.canary if inputs.canary is not None else config.canary
@@ -71,9 +71,9 @@ def build_plan(inputs: Inputs) -> Plan:
     gates = (
         *data_gates(config, inputs.evidence, now=inputs.now),
         *ownership_gates(inputs.register, inputs.remote),
+        *name_gates(library, inputs.register, inputs.remote, inputs.intended_groups),
         *tag_gates(inputs.groups, inputs.register, changes.tags, inputs.evidence.sizes or {}, canary=bool(canary)),
         *plan_gates(config, changes.tags, units, cost),
-        *inputs.extra_gates,
     )
     return assemble(inputs, changes, library, gates, cost, units, warnings=warnings)
 
@@ -168,6 +168,8 @@ def assemble(
         "employees": ops["userid"].n_unique(),
         "canary": int((ops["phase"] == 0).sum()),
         "base_oldest_read": _iso(inputs.state.relations["read_at"].min()),
+        "base_stale_at": _iso(base_stale_at(ops, inputs.state.relations, inputs.config)),
+        "groups": [_group_facts(group) for group in inputs.groups],
         "warnings": list(warnings),
         "gates": [asdict(gate) for gate in ordered],
         "library": [asdict(change) for change in library],
@@ -197,6 +199,26 @@ def assemble(
         gates=tuple(ordered),
         forecast=cost,
     )
+
+
+def base_stale_at(ops: pl.DataFrame, relations: pl.DataFrame, config: SyncConfig) -> datetime | None:
+    """When more than the stale share of the plan's relations will have been read longer ago than promised; None for a
+    plan without ops."""
+    reads = (
+        ops.select("userid", "external_userid")
+        .join(relations.select("userid", "external_userid", "read_at"), on=["userid", "external_userid"])
+        .get_column("read_at")
+        .sort(nulls_last=False)
+    )
+    if reads.is_empty():
+        return None
+    oldest: datetime | None = reads[min(int(reads.len() * config.verify.stale_share), reads.len() - 1)]
+    return (oldest or datetime(1970, 1, 1, tzinfo=UTC)) + parse_duration(config.verify.read_promise)
+
+
+def _group_facts(group: GroupSpec) -> dict[str, Any]:
+    names = ("key", "name", "order", "mode", "fan_out", "cap", "drift", "freeze_days")
+    return {name: getattr(group, name) for name in names}
 
 
 def samples(ops: pl.DataFrame) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """Sending a plan's ops: each is on disk as `sending` before its call and as done after it.
 
 At most *concurrency* calls are in flight, never two for one customer. A worker's next call waits until its last answer
-is on disk, so a crash leaves at most *concurrency* ops whose outcome is not known; those are read back before anything is
-sent again.
+is on disk, so a crash leaves at most *concurrency* ops whose outcome is not known; those are read back before
+anything is sent again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Stop = Callable[[], str | None]
 
 @dataclass
 class SendReport:
-    """What one call of `send` did. *stopped*: why it ended before its time, or None. *p50_ms*, *p95_ms*: of the calls."""
+    """What one call of `send` did. *stopped*: why it ended early, or None. *p50_ms*, *p95_ms*: of the calls."""
 
     sent: int = 0
     calls: int = 0
@@ -126,7 +126,7 @@ class Sender:
                     answered = self._one(op, answered)
                 finally:
                     self._queue.give_back(op)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller of `send`
+        except BaseException as error:  # handed to the caller of `send`
             with self._lock:
                 self._fault = self._fault or error
             self._halt = self._halt or "fault"
@@ -151,13 +151,13 @@ class Sender:
         if op.one_id in self._barred:
             refused = Moved(op.seq, "failed", None, "the person may not be tagged")
             self._ledger.move(self._run, self._lease, [answered] if answered else [], now=self._now())
-            self._finish(op, refused)
+            self._finish(refused)
             return refused
         moves = [answered] if answered else []
         add, remove = self._owned(op.add), self._owned(op.remove)
         self._ledger.move(self._run, self._lease, [*moves, Moved(op.seq, "sending")], now=self._now())
         result = self._attempts(op, add, remove)
-        self._finish(op, result)
+        self._finish(result)
         return result
 
     def _owned(self, keys: tuple[str, ...]) -> list[str]:
@@ -280,7 +280,7 @@ class Sender:
             self._report.codes[error.errcode] = self._report.codes.get(error.errcode, 0) + 1
         self._ledger.note_code(self._run, error.path, error.errcode, error.kind, now=self._now())
 
-    def _finish(self, op: Op, result: Moved) -> None:
+    def _finish(self, result: Moved) -> None:
         """Count an op's end, ask the breaker, show progress."""
         with self._lock:
             self._report.sent += 1
@@ -324,7 +324,7 @@ def _broken(tag: RegisteredTag) -> RegisteredTag:
 
 
 class Queue:
-    """Ops waiting to be sent; hands out none whose customer has a call in flight, and no more than *width* at a time."""
+    """Ops waiting to be sent; gives out none whose customer has a call in flight, and at most *width* at a time."""
 
     def __init__(self, width: int) -> None:
         self._full = self._width = width

@@ -1,7 +1,7 @@
 """One WeCom app's client: token, pace, retry by return code, and one method per interface the platform uses.
 
-Thread-safe. The token rides in the URL, so URLs, request bodies and replies never reach a log or an error: errors name the
-interface path and the code. Source of paths, limits and codes: WeCom customer-contact API (客户联系).
+Thread-safe. The token rides in the URL, so URLs, request bodies and replies never reach a log or an error: errors name
+the interface path and the code. Source of paths, limits and codes: WeCom customer-contact API (客户联系).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _NO_URLS = _NoUrls()
 
 
 class WeComClient:
-    """Calls of one (corp, app). *clock* and *sleep* are monotonic seconds; *transport* replaces the network in tests."""
+    """Calls of one (corp, app). *clock*, *sleep*: monotonic seconds; *transport* replaces the network in tests."""
 
     def __init__(
         self,
@@ -127,14 +127,15 @@ class WeComClient:
     def token(self, *, stale: str | None = None) -> str:
         """The app's access token. *stale*: a token just refused; it is replaced once, however many threads ask."""
         with self._token_lock:
-            usable = self._token is not None and self._token != stale and self._clock() < self._token_until
-            if not usable:
-                self._token = None
-                reply = self._gettoken()
-                self._token = str(reply["access_token"])
-                self._token_until = self._clock() + max(float(reply.get("expires_in", 7200)) - 120, 1.0)
-            assert self._token is not None
-            return self._token
+            held = self._token
+            if held is not None and held != stale and self._clock() < self._token_until:
+                return held
+            self._token = None
+            reply = self._gettoken()
+            fresh = str(reply["access_token"])
+            self._token = fresh
+            self._token_until = self._clock() + max(float(reply.get("expires_in", 7200)) - 120, 1.0)
+            return fresh
 
     def _gettoken(self) -> dict[str, Any]:
         params = {"corpid": self.corpid, "corpsecret": self._secret}

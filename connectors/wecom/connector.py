@@ -141,12 +141,16 @@ class WeComConnector:
 
     def _group_chats(self, stream: Stream) -> Batch:
         corpid = self._client.corpid
-        return parse.batch(stream, self._chats(), lambda pair: parse.group_chat_row(*pair, corpid), complete=True)
+        return parse.batch(
+            stream, self._chats(), lambda pair: parse.group_chat_row(pair[0], pair[1], corpid), complete=True
+        )
 
     def _group_members(self, stream: Stream) -> Batch:
         corpid = self._client.corpid
         members = [(member, chat["chat_id"]) for chat, _ in self._chats() for member in chat.get("member_list") or ()]
-        return parse.batch(stream, members, lambda pair: parse.group_member_row(*pair, corpid), complete=True)
+        return parse.batch(
+            stream, members, lambda pair: parse.group_member_row(pair[0], pair[1], corpid), complete=True
+        )
 
     def _relations(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
         staff = self._client.follow_users()

@@ -1,4 +1,4 @@
-"""The corp's tag library: reading it, and carrying out a plan's steps on it without ever losing sight of a tag we made."""
+"""The corp's tag library: reading it, and carrying out a plan's steps on it without losing sight of a tag we made."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _create(
     if there and ours is None and not any(change.key in begun for change in wanted):
         raise FatalError(
             f"WeCom already has a tag group `{name}` that this app did not register",
-            hint="name ours differently under write_back in config/tags.yaml, or `cdp sync adopt` it if the app made it",
+            hint="name ours differently (write_back in config/tags.yaml), or `cdp sync adopt` it if our app made it",
         )
     found = [change for change in wanted if change.name in there and change.key in begun]
     missing = [change for change in wanted if change not in found]

@@ -10,8 +10,8 @@ class Pacer:
     """Calls per second over one interface, shared by threads.
 
     `wait` sleeps until the next call is due. `slow_down` multiplies the pace by *factor* (45009, 45033, 45035); every
-    *recover_after* good calls it rises by a tenth, never past *per_second*. `block` forbids calls for a number of seconds
-    (a broken quota window). *burst*: calls that may go at once after a rest. Times are seconds of *clock*.
+    *recover_after* good calls it rises by a tenth, never past *per_second*. `block` forbids calls for a while (a broken
+    quota window). *burst*: calls that may go at once after a rest. Times are seconds of *clock*.
     """
 
     def __init__(

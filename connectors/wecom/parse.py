@@ -60,7 +60,7 @@ def staff_row(userid: str, corpid: str) -> Row:
 
 
 def relation_row(item: Mapping[str, Any], corpid: str) -> Row:
-    """One row of `batch/get_by_user`. `read_at` stays empty: landing dates the pull, and an unchanged pair is no news."""
+    """One row of `batch/get_by_user`. `read_at` stays empty: landing dates the pull; an unchanged pair is no news."""
     contact: Mapping[str, Any] = item.get("external_contact") or {}
     follow: Mapping[str, Any] = item.get("follow_info") or {}
     return {

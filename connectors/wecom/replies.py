@@ -1,8 +1,8 @@
 """What each WeCom return code means for the caller: one table, overridable by configuration.
 
-Kinds, as in the project's API reference: RETRY back off, few tries; TOKEN refresh once, retry once; WAIT stop this interface
-until its window ends; SLOW fewer at once, retry; DROP give up on this item and correct local state; MAP reload reference
-data, then DROP; FIX the call itself is wrong; ALERT configuration or permission, stop the job; UNKNOWN not in the table.
+Kinds: RETRY back off, few tries; TOKEN refresh once, retry once; WAIT stop this interface until its window ends; SLOW
+fewer at once, retry; DROP give up on this item and correct local state; MAP reload reference data, then DROP; FIX the
+call itself is wrong; ALERT configuration or permission, stop the job; UNKNOWN not in the table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Applying and verifying a plan against WeCom: lease, library, canary, ops, read-back. One call each, safe to repeat."""
+"""Applying and verifying a plan against WeCom: lease, library, canary, ops, read-back. Each is safe to repeat."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Session:
 
 @dataclass(frozen=True)
 class ApplyReport:
-    """What applying a plan came to. *outcome*: `DONE` every op has an answer; `PARTIAL` some failed; `STOPPED` ended early,
-    *reason* says why. *counts*: ops by state. *calls*: of this apply, by interface."""
+    """What applying a plan came to. *outcome*: `DONE` every op has an answer; `PARTIAL` some failed; `STOPPED` ended
+    early, *reason* says why. *counts*: ops by state. *calls*: of this apply, by interface."""
 
     plan_id: str
     run_id: int
@@ -92,8 +92,8 @@ class ApplyReport:
 
 def apply(plan: ApprovedPlan, session: Session, *, holder: str) -> ApplyReport:
     """Send *plan*, or what is left of it. *holder*: a name for this process. The plan must have come through
-    `warehouse.sync_plan.ready`. Raises `LeaseHeldError` while another apply runs, `WeComError` on faults of permission or
-    configuration (the run is then stopped and can be resumed), `LeaseLostError`."""
+    `warehouse.sync_plan.ready`. Raises `LeaseHeldError` while another apply runs, `WeComError` on faults of permission
+    or configuration (the run is then stopped and can be resumed), `LeaseLostError`."""
     ledger, now = session.ledger, session.now
     lease = ledger.acquire(session.app, holder, now=now())
     try:
@@ -111,7 +111,7 @@ def apply(plan: ApprovedPlan, session: Session, *, holder: str) -> ApplyReport:
 
 def _apply(plan: ApprovedPlan, session: Session, lease: Lease, run_id: int) -> ApplyReport:
     before = dict(session.client.calls)
-    orders = {tag["group"]: tag.get("group_order", 0) for tag in plan.summary["tags"]}
+    orders = {group["key"]: group["order"] for group in plan.summary["groups"]}
     steps = session.step("library")
     library = apply_library(session.client, session.ledger, plan.library, now=session.now, group_orders=orders)
     if steps:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cdp.errors import FatalError
 from cdp.funnels import kernel
 from cdp.funnels.config import Funnel
-from cdp.metrics.durations import DAY_US, microseconds, whole_days
+from cdp.metrics.durations import microseconds, whole_days
 
 Ints = NDArray[np.int64]
 UNBOUNDED = int(kernel.NEVER)

@@ -108,6 +108,8 @@ def _run(  # type: ignore[no-untyped-def]
     i = lo
     if start >= 0:
         i = start
+        while i > lo and t[i - 1] == t[start]:
+            i -= 1
         limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
     open_end = np.int64(0) if (win[0] == 1 and boundary == 0) else np.int64(1)
     while i < hi and t[i] <= limit:
@@ -119,6 +121,12 @@ def _run(  # type: ignore[no-untyped-def]
             union |= mask[g]
             broken |= excl[g]
             g += 1
+        for j in range(k):
+            if broken and alive[j] and not done[j]:
+                for r in range(rules):
+                    if (broken >> r) & 1 and ex_drop[r] and ex_from[r] <= j < ex_to[r]:
+                        if state_t[j, ex_from[r]] < x and x < limit + open_end:
+                            goal_t[j] = -1
         if union:
             for b in range(k):
                 source[b] = -1
@@ -149,7 +157,12 @@ def _run(  # type: ignore[no-untyped-def]
                         tainted = False
                         if broken and a > 0:
                             for r in range(rules):
-                                if (broken >> r) & 1 and ex_from[r] <= a - 1 < ex_to[r] and b < ex_to[r]:
+                                if (
+                                    (broken >> r) & 1
+                                    and ex_from[r] <= a - 1 < ex_to[r]
+                                    and b < ex_to[r]
+                                    and x < limit + open_end
+                                ):
                                     if state_t[a - 1, ex_from[r]] < x:
                                         tainted = True
                                         if ex_drop[r]:
@@ -200,8 +213,6 @@ def _run(  # type: ignore[no-untyped-def]
                         continue
                     if ex_drop[r]:
                         alive[j] = False
-                        if not done[j]:
-                            goal_t[j] = -1
                     else:
                         frozen[j] = True
                     if stop_on_exclusion and j == deepest:
@@ -546,7 +557,7 @@ def walk(  # type: ignore[no-untyped-def]
                 excl,
                 day,
                 day_end,
-                first,
+                lo,
                 hi,
                 -1,
                 k,
@@ -594,11 +605,12 @@ def walk(  # type: ignore[no-untyped-def]
             continue
         best_level, best_goal, best_start = 0, np.int64(-1), np.int64(first)
         s = first
+        floor = lo  # events before it belong to an attempt that ended at this very instant
         while s < hi:
             end = np.int64(2**62)
             if adjacent:
                 group = s
-                while group > lo and t[group - 1] == t[s]:
+                while group > floor and t[group - 1] == t[s]:
                     group -= 1
                 level, over = _adjacent_level(
                     t,
@@ -606,7 +618,7 @@ def walk(  # type: ignore[no-untyped-def]
                     excl,
                     day,
                     day_end,
-                    lo,
+                    floor,
                     hi,
                     group,
                     k,
@@ -629,7 +641,7 @@ def walk(  # type: ignore[no-untyped-def]
                     excl,
                     day,
                     day_end,
-                    lo,
+                    floor,
                     hi,
                     s,
                     k,
@@ -653,7 +665,7 @@ def walk(  # type: ignore[no-untyped-def]
                     excl,
                     day,
                     day_end,
-                    lo,
+                    floor,
                     hi if end == 2**62 or adjacent else _index_after(t, lo, hi, end),
                     u,
                     level,
@@ -677,6 +689,7 @@ def walk(  # type: ignore[no-untyped-def]
                     chain_out,
                 )
                 s = _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, best_chain)
+                floor = s if s < hi and level == k and t[s] == goal else lo
                 continue
             if level > best_level or (level == best_level and level > 0 and goal <= best_goal):
                 best_level, best_goal, best_start = level, goal, s

@@ -1,0 +1,202 @@
+"""Levels, goals and entries against an exhaustive search, on thousands of random sequences in every mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cdp.funnels.config import Funnel
+from cdp.funnels.engine import Events, Levels, levels
+from tests.oracles.funnel_search import Event, Rules, attempts, best, distinct_steps
+
+SECOND = 1_000_000
+DAY = 86_400
+# Names of modes -> options; every one runs over the same kinds of sequences.
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"window": 4},
+    "window_exclusive": {"window": 4, "exclusive": True},
+    "strict": {"strict": True, "window": 5},
+    "within": {"within": (None, 2, 3, 1), "window": 6},
+    "within_only": {"within": (None, 2, None, 2)},
+    "strict_within": {"within": (None, 2, 3, 1), "strict": True},
+    "first": {"entry": "first", "window": 5},
+    "first_within": {"entry": "first", "within": (None, 3, 2, 2), "strict": True},
+    "drop": {"exclude": ((0, 2, True),), "window": 6},
+    "drop_all": {"exclude": ((0, 3, True),), "window": 5},
+    "drop_late": {"exclude": ((1, 3, True),), "window": 6},
+    "drop_unbounded": {"exclude": ((1, 2, True),)},
+    "drop_exclusive": {"exclude": ((0, 2, True),), "window": 5, "exclusive": True},
+    "truncate": {"exclude": ((0, 2, False),), "window": 6},
+    "truncate_strict": {"exclude": ((1, 3, False),), "strict": True},
+    "two_rules": {"exclude": ((0, 1, True), (1, 3, False)), "window": 7},
+    "two_drops": {"exclude": ((0, 2, True), (1, 3, True)), "window": 6, "within": (None, 4, 3, 3)},
+    "drop_first": {"exclude": ((0, 2, True),), "window": 6, "entry": "first"},
+    "optional": {"optional": frozenset({1}), "window": 6},
+    "optional_two": {"optional": frozenset({1, 2}), "within": (None, 2, 2, 4)},
+    "optional_drop": {"optional": frozenset({1}), "exclude": ((0, 2, True),), "window": 6},
+    "optional_last": {"optional": frozenset({3}), "strict": True},
+    "adjacent": {"order": "adjacent"},
+    "adjacent_window": {"order": "adjacent", "window": 2},
+    "adjacent_strict": {"order": "adjacent", "strict": True},
+    "adjacent_within": {"order": "adjacent", "within": (None, 1, 2, 1)},
+    "adjacent_first": {"order": "adjacent", "entry": "first"},
+    "adjacent_drop": {"order": "adjacent", "exclude": ((0, 2, True),), "window": 4},
+    "any_order": {"order": "any", "window": 3},
+    "any_order_unbounded": {"order": "any"},
+    "tolerance": {"tolerance": 1, "window": 5},
+    "tolerance_within": {"tolerance": 2, "within": (None, 2, 1, 3)},
+    "tolerance_first": {"tolerance": 1, "entry": "first", "window": 4},
+}
+
+
+def funnel(rules: Rules) -> Funnel:
+    length = (lambda n: f"{n}d") if rules.natural_day else (lambda n: f"{n}s")
+    steps = [
+        {
+            "id": f"s{i}",
+            "event": f"e{i}",
+            "within": length(rules.within[i]) if rules.within and rules.within[i] is not None else None,
+            "optional": i in rules.optional,
+        }
+        for i in range(rules.steps)
+    ]
+    window: dict[str, Any] = {"boundary": "exclusive" if rules.exclusive else "inclusive"}
+    if rules.window is not None:
+        window["total"] = length(rules.window)
+    if rules.natural_day:
+        window["clock"] = "natural_day"
+    ties: Any = {"tolerance": f"{rules.tolerance}s"} if rules.tolerance else "by_step"
+    exclude = [
+        {"event": f"x{n}", "from": f"s{a}", "to": f"s{b}", "effect": "drop" if drop else "truncate"}
+        for n, (a, b, drop) in enumerate(rules.exclude)
+    ]
+    return Funnel.model_validate(
+        {
+            "id": "random",
+            "steps": steps,
+            "order": rules.order,
+            "window": window,
+            "ties": "strictly_after" if rules.strict else ties,
+            "entry": rules.entry,
+            "exclude": exclude,
+        }
+    )
+
+
+def sequences(rng: np.random.Generator, count: int, rules: Rules, *, several: bool) -> list[list[Event]]:
+    """Random units: few instants, so that ties, windows and exclusions meet often."""
+    units = []
+    for _ in range(count):
+        unit = []
+        for _ in range(int(rng.integers(1, 8))):
+            if rng.random() < 0.75 or not (rules.exclude or rules.order == "adjacent"):
+                steps = {int(rng.integers(0, rules.steps))}
+                if several and rng.random() < 0.4:
+                    steps.add(int(rng.integers(0, rules.steps)))
+            else:
+                steps = set()
+            excludes = set()
+            if not steps and rules.exclude:
+                excludes = {int(rng.integers(0, len(rules.exclude)))}
+            unit.append(Event(int(rng.integers(0, 9)), frozenset(steps), frozenset(excludes)))
+        units.append(sorted(unit, key=lambda e: e.t))
+    return units
+
+
+def as_events(units: list[list[Event]], scale: int = SECOND) -> Events:
+    flat = [event for unit in units for event in unit]
+    return Events(
+        offsets=np.cumsum([0, *(len(unit) for unit in units)]).astype(np.int64),
+        t=np.array([e.t * scale for e in flat], dtype=np.int64),
+        mask=np.array([sum(1 << s for s in e.steps) for e in flat], dtype=np.int64),
+        excl=np.array([sum(1 << s for s in e.excludes) for e in flat], dtype=np.int64),
+        day=np.array([e.t * scale // (DAY * SECOND) for e in flat], dtype=np.int64),
+    )
+
+
+def rows_by_unit(result: Levels) -> dict[int, int]:
+    return {int(unit): row for row, unit in enumerate(result.unit)}
+
+
+def compare(units: list[list[Event]], rules: Rules, result: Levels, scale: int = SECOND) -> None:
+    rows = rows_by_unit(result)
+    for number, unit in enumerate(units):
+        if not any(0 in event.steps for event in unit):
+            assert number not in rows
+            continue
+        level, goal, entry = best(unit, rules)
+        row = rows[number]
+        assert result.level[row] == level, (unit, rules)
+        if level:
+            assert result.goal[row] == (goal or 0) * scale, (unit, rules)
+            assert result.entry[row] == (entry or 0) * scale, (unit, rules)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one_step_per_event", "events_serve_several_steps"])
+@pytest.mark.parametrize("mode", MODES)
+def test_levels_equal_the_exhaustive_search(mode: str, several: bool) -> None:
+    rules = Rules(steps=4, **MODES[mode])
+    rng = np.random.default_rng(sum(map(ord, mode)) + several)
+    units = sequences(rng, 300, rules, several=several)
+    compare(units, rules, levels(funnel(rules), as_events(units), timezone="UTC"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_ten_thousand_sequences_equal_the_exhaustive_search(mode: str, several: bool) -> None:
+    rules = Rules(steps=4, **MODES[mode])
+    units = sequences(np.random.default_rng(91 + several), 10_000, rules, several=several)
+    compare(units, rules, levels(funnel(rules), as_events(units), timezone="UTC"))
+
+
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"exclude": ((0, 2, True),)}, {"within": (None, 1, 2, 1)}])
+def test_natural_days_equal_the_exhaustive_search(window: int, options: dict[str, Any]) -> None:
+    """Time runs in thirds of a day; the windows count calendar days."""
+    rules = Rules(steps=4, window=window, natural_day=3, **options)
+    units = sequences(np.random.default_rng(window), 300, rules, several=False)
+    scale = DAY * SECOND // 3
+    compare(units, rules, levels(funnel(rules), as_events(units, scale), timezone="UTC"), scale)
+
+
+def test_distinct_steps_of_unordered_funnels() -> None:
+    rules = Rules(steps=3, order="any", window=3)
+    units = sequences(np.random.default_rng(5), 300, rules, several=True)
+    result = levels(funnel(rules), as_events(units), timezone="UTC")
+    for unit, distinct in zip(result.unit, result.distinct, strict=True):
+        assert distinct == distinct_steps(units[unit], rules), units[unit]
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"window": 3}, {"window": 4, "strict": True}, {"within": (None, 2, 2), "window": 5}, {}]
+)
+def test_attempts_follow_one_another(options: dict[str, Any], several: bool) -> None:
+    rules = Rules(steps=3, entry="each", **options)
+    units = sequences(np.random.default_rng(17), 400, rules, several=several)
+    result = levels(funnel(rules), as_events(units), timezone="UTC")
+    for number, unit in enumerate(units):
+        rows = np.flatnonzero(result.unit == number)
+        got = [(int(result.entry[row]) // SECOND, int(result.level[row])) for row in rows]
+        plain = Rules(steps=3, **options)
+        assert got == attempts(unit, plain), unit
+
+
+def test_strictly_later_is_not_fooled_by_simultaneous_events() -> None:
+    """A@0 B@1 B@2 C@2: ClickHouse's strict_increase stops at 3 of 4 for A, B, B, C and others overcount."""
+    rules = Rules(steps=3, strict=True, window=10)
+    unit = [Event(0, frozenset({0})), Event(1, frozenset({1})), Event(2, frozenset({1})), Event(2, frozenset({2}))]
+    result = levels(funnel(rules), as_events([unit]), timezone="UTC")
+    assert result.level.tolist() == [3]
+    assert result.chain.tolist() == [[0, 1, 3]]
+
+
+def test_a_step_asked_twice_needs_two_events() -> None:
+    rules = Rules(steps=2)
+    both = [Event(0, frozenset({0, 1}))]
+    result = levels(funnel(rules), as_events([both, both + both]), timezone="UTC")
+    assert result.level.tolist() == [1, 2]

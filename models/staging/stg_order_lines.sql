@@ -3,13 +3,22 @@ Products of orders over all sources; the latest report of each line.
 grain: order_line_key
 owner: data
 */
-with keyed as (
+with orders as (
+    -- Lines and refunds of many systems name the order alone; its platform and shop are those of the same source's order.
+    select source, order_id, min(platform) as platform, min(shop) as shop
+    from staging.stg_canonical__orders
+    group by source, order_id
+    having count(*) = 1
+),
+
+keyed as (
     select
         order_lines.*,
-        coalesce(nullif(order_lines.platform, ''), sources.platform, '') as order_platform,
-        coalesce(nullif(order_lines.shop, ''), sources.shop, '') as order_shop
+        coalesce(nullif(order_lines.platform, ''), orders.platform, sources.platform, '') as order_platform,
+        coalesce(nullif(order_lines.shop, ''), orders.shop, sources.shop, '') as order_shop
     from staging.stg_canonical__order_lines as order_lines
     left join staging.stg_sources as sources on sources.source = order_lines.source
+    left join orders on orders.source = order_lines.source and orders.order_id = order_lines.order_id
 ),
 
 ranked as (

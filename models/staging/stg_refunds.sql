@@ -3,13 +3,22 @@ Refunds over all sources; the latest report of each.
 grain: refund_key
 owner: data
 */
-with keyed as (
+with orders as (
+    -- Lines and refunds of many systems name the order alone; its platform and shop are those of the same source's order.
+    select source, order_id, min(platform) as platform, min(shop) as shop
+    from staging.stg_canonical__orders
+    group by source, order_id
+    having count(*) = 1
+),
+
+keyed as (
     select
         refunds.*,
-        coalesce(nullif(refunds.platform, ''), sources.platform, '') as order_platform,
-        coalesce(nullif(refunds.shop, ''), sources.shop, '') as order_shop
+        coalesce(nullif(refunds.platform, ''), orders.platform, sources.platform, '') as order_platform,
+        coalesce(nullif(refunds.shop, ''), orders.shop, sources.shop, '') as order_shop
     from staging.stg_canonical__refunds as refunds
     left join staging.stg_sources as sources on sources.source = refunds.source
+    left join orders on orders.source = refunds.source and orders.order_id = refunds.order_id
 ),
 
 ranked as (

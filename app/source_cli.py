@@ -1,0 +1,242 @@
+"""`cdp source …` and `cdp load`: what sources there are, whether they work, what landed, and one file at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+from rich.table import Table
+
+from app.context import brand, config, console, home
+from cdp.errors import CdpError, ConfigError
+from cdp.streams import SourceCheck
+from connectors import registry
+from connectors.marketplaces.connector import Preview, ShopExportConnector
+from connectors.settings import ShopExportSource, SourcesConfig
+from warehouse.landing import LandingReport, land
+from warehouse.landing_ledger import BatchRecord, LandingLedger
+
+app = typer.Typer(no_args_is_help=True)
+
+_NAME = Annotated[str, typer.Argument(help="a source of config/sources.yaml")]
+
+
+@app.command("list")
+def list_sources() -> None:
+    """Every configured source: its kind, streams, and whether it is switched on."""
+    table = Table("source", "kind", "on", "streams", "what it is")
+    for name, settings in _config().sources.items():
+        streams = ", ".join(stream.name for stream in registry.source_streams(settings))
+        kind = registry.KINDS[settings.connector]
+        table.add_row(name, kind.name, "yes" if settings.enabled else "no", streams, kind.summary)
+    console.print(table)
+    console.print(f"kinds: {', '.join(registry.KINDS)}")
+
+
+@app.command()
+def check(name: _NAME) -> None:
+    """Credentials, reach and permissions of one source, with a sample of five rows, masked."""
+    result: SourceCheck = _connector(name).check()
+    for step, ok, told in result.steps:
+        console.print(f"{'[green]ok  [/]' if ok else '[red]fail[/]'} {step}: ", end="")
+        console.print(told, markup=False, highlight=False)
+    if result.sample is not None and result.sample.height:
+        console.print(_table(result.sample))
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(name: Annotated[str | None, typer.Argument(help="only this source")] = None) -> None:
+    """What landed, stream by stream: received = landed + duplicates + rejected, and how the last try went."""
+    ledger = LandingLedger(home().landing_ledger)
+    by_stream: dict[tuple[str, str], list[BatchRecord]] = defaultdict(list)
+    for record in ledger.batches(name):
+        by_stream[record.source, record.stream].append(record)
+    attempts = ledger.attempts()
+    table = Table(
+        "source", "stream", "received", "landed", "duplicates", "rejected", "deleted", "batches", "last", "state"
+    )
+    for source, stream in sorted(set(by_stream) | {key for key in attempts if name in (None, key[0])}):
+        records = by_stream[source, stream]
+        started, ended, error = attempts.get((source, stream), ("", "", None))
+        told = f"failed: {error.splitlines()[0][:70]}" if error else "ok" if ended else "interrupted: run it again"
+        sums = [sum(getattr(record, field) for record in records) for field in _COUNTS]
+        cells = [f"{value:,}" for value in [*sums, len(records)]]
+        table.add_row(source, stream, *cells, _local(started), told)
+    console.print(table)
+    drift = [row for row in ledger.drift() if name in (None, row[0])]
+    for source, stream, column, seen in drift[:20]:
+        console.print(
+            f"new column in {source}.{stream}: `{column}` (kept in _extra), seen {_local(seen)}", markup=False
+        )
+    if len(drift) > 20:
+        console.print(f"… and {len(drift) - 20} more new columns")
+
+
+_COUNTS = ("received", "landed", "duplicates", "rejected", "deleted")
+
+
+@app.command()
+def pull(
+    name: _NAME,
+    full: Annotated[bool, typer.Option("--full", help="from the very start; unchanged rows change nothing")] = False,
+) -> None:
+    """Pull one source now and land what is new."""
+    settings = _settings(name)
+    connector, failed = _connector(name), False
+    for stream in registry.source_streams(settings):
+        with console.status(f"{name}.{stream.name}"):
+            try:
+                report = land(home(), name, connector, stream, now=datetime.now(UTC), full=full)
+            except CdpError as error:
+                failed = True
+                console.print(f"[red]{name}.{stream.name} failed[/]")
+                console.print(str(error), markup=False, highlight=False)
+                continue
+        _told(report)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rejects(
+    name: _NAME,
+    to: Annotated[Path | None, typer.Option("--to", help="write them as .xlsx, to be mended and loaded again")] = None,
+    limit: Annotated[int, typer.Option(help="rows shown")] = 20,
+) -> None:
+    """Rows that could not be read, newest first: file, row, column, reason."""
+    frame = _rejects(name)
+    if to is not None:
+        _write_rejects(frame, to)
+        console.print(f"{frame.height} rejected rows written to {to}")
+        return
+    if not frame.height:
+        console.print(f"no rejected rows in {name}")
+        return
+    console.print(_table(frame.head(limit).select("stream", "file", "row_number", "column", "reason")))
+    counts = frame.group_by("stream", "reason").len().sort("len", descending=True)
+    console.print(_table(counts))
+
+
+def load(
+    path: Annotated[Path, typer.Argument(help="an export file of a shop", exists=True, dir_okay=False)],
+    shop: Annotated[str, typer.Option(help="name of the shop; part of every order's key")] = "default",
+    profile: Annotated[str, typer.Option(help="profile name, or `auto` to go by the header")] = "auto",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="land without asking")] = False,
+    rejects_to: Annotated[Path | None, typer.Option("--rejects", help="write rejected rows to this .xlsx")] = None,
+) -> None:
+    """Preview one shop export (profile, encoding, rows, rejects), then land it."""
+    given = {"connector": "shop_export", "path": str(path.resolve()), "shop": shop, "profile": profile}
+    settings = ShopExportSource.model_validate(given)
+    connector = ShopExportConnector(_context("load", settings))
+    preview = connector.preview(path)
+    _show_preview(path, preview)
+    if rejects_to is not None and preview.rejects:
+        rows = [(item.row_number, item.column, item.reason, item.raw) for item in preview.rejects]
+        _write_rejects(pl.DataFrame(rows, schema=["row_number", "column", "reason", "raw"], orient="row"), rejects_to)
+        console.print(f"{len(rows)} rejected rows written to {rejects_to}")
+    if not yes and not typer.confirm("land it?"):
+        raise typer.Exit(0)
+    source = f"shop_{preview.profile.platform}_{shop}".lower()
+    for stream in connector.streams():
+        if stream.name in preview.streams:
+            _told(land(home(), source, connector, stream, now=datetime.now(UTC)))
+
+
+def _show_preview(path: Path, preview: Preview) -> None:
+    console.print(f"{path.name}: {preview.profile.title} (profile `{preview.profile.name}`), {preview.encoding}")
+    for name, frame in preview.streams.items():
+        console.print(f"  {name}: {frame.height} rows")
+    console.print(f"  rejected: {len(preview.rejects)} of {preview.rows} rows")
+    for reject in preview.rejects[:5]:
+        console.print(f"    row {reject.row_number}: {reject.reason}", markup=False, highlight=False)
+    if preview.unused:
+        console.print(f"  kept in _extra: {', '.join(preview.unused)}", markup=False, highlight=False)
+
+
+def _told(report: LandingReport) -> None:
+    console.print(
+        f"{report.source}.{report.stream}: {report.received:,} received = {report.landed:,} landed"
+        f" + {report.duplicates:,} duplicates + {report.rejected:,} rejected"
+        + (f"; {report.deleted:,} marked deleted" if report.deleted else "")
+        + f" ({report.seconds:.1f} s)"
+    )
+    for note in report.notes:
+        console.print(f"  note: {note}", markup=False)
+
+
+def _rejects(name: str) -> pl.DataFrame:
+    files = sorted((home().rejects / name).glob("*/*.parquet"))
+    if not files:
+        return pl.DataFrame(schema=["stream", "file", "row_number", "column", "reason", "raw", "rejected_at"])
+    frames = [pl.read_parquet(file) for file in files]
+    return pl.concat(frames, how="diagonal_relaxed").sort("rejected_at", "batch_id", "row_number", descending=True)
+
+
+def _write_rejects(frame: pl.DataFrame, to: Path) -> None:
+    """One sheet: the row's own cells as columns, then why it was rejected; to be mended and loaded again."""
+    import orjson
+    import xlsxwriter
+
+    rows: list[dict[str, Any]] = []
+    for row in frame.iter_rows(named=True):
+        try:
+            cells = orjson.loads(row["raw"])
+        except orjson.JSONDecodeError:
+            cells = {"raw": row["raw"]}
+        rows.append((cells if isinstance(cells, dict) else {"raw": row["raw"]}) | {"reject_reason": row["reason"]})
+    names = [*dict.fromkeys(name for row in rows for name in row if name != "reject_reason"), "reject_reason"]
+    with xlsxwriter.Workbook(str(to), {"strings_to_numbers": False, "strings_to_formulas": False}) as book:
+        sheet = book.add_worksheet("rejects")
+        sheet.write_row(0, 0, names)
+        for place, row in enumerate(rows, start=1):
+            for column, name in enumerate(names):
+                value = row.get(name)
+                if value is not None:
+                    sheet.write_string(place, column, str(value))
+
+
+def _config() -> SourcesConfig:
+    return config("sources.yaml", SourcesConfig)
+
+
+def _settings(name: str) -> Any:
+    sources = _config().sources
+    if name not in sources:
+        raise ConfigError(
+            f"no source `{name}` in config/sources.yaml", hint=f"there are: {', '.join(sources) or 'none'}"
+        )
+    return sources[name]
+
+
+def _connector(name: str) -> Any:
+    return registry.build(
+        name,
+        _settings(name),
+        root=home().root,
+        environment=os.environ,
+        now=datetime.now(UTC),
+        timezone=brand().timezone,
+    )
+
+
+def _context(name: str, settings: Any) -> registry.SourceContext:
+    return registry.SourceContext(name, settings, home().root, os.environ, datetime.now(UTC), brand().timezone)
+
+
+def _table(frame: pl.DataFrame) -> Table:
+    table = Table(*frame.columns)
+    for row in frame.iter_rows():
+        table.add_row(*["" if cell is None else str(cell) for cell in row])
+    return table
+
+
+def _local(text: str) -> str:
+    """An instant of the ledger as the minute it was, UTC."""
+    return text[:16].replace("T", " ") if text else ""

@@ -11,16 +11,17 @@ from cdp.identity.rules import IdentityRules
 from warehouse.identity_persons import Persons
 
 
-def check_limits(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> None:
+def check_limits(con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, scoped: bool) -> None:
     """Raise `CheckFailedError` when a person holds more values of a type and scope than its limit, override apart."""
     windowed = [name for name, item in rules.types.items() if item.limit_window_days or not item.limit]
     names = ", ".join(f"'{name}'" for name in windowed) or "''"
+    only = "and map.node_id in (select node_id from replaced)" if scoped else ""
     broken = con.execute(f"""
         select map.number, node.type, count(*) as held, any_value(registry.limit_per_person) as most
         from identity.identity_map as map
         inner join identity.node as node on map.node_id = node.node_id
         inner join identity.type_registry as registry on node.type = registry.type
-        where map.run_to is null and registry.limit_per_person is not null and node.type not in ({names})
+        where map.run_to is null and registry.limit_per_person is not null and node.type not in ({names}) {only}
         group by map.number, node.type, node.scope
         having count(*) > any_value(registry.limit_per_person)
     """).fetchall()
@@ -33,7 +34,7 @@ def check_limits(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> None:
     """).fetchall()
     broken = [row for row in broken if (row[0],) not in set(overridden)]
     if broken:
-        number, kind, held, most = broken[0]
+        _, kind, held, most = broken[0]
         raise CheckFailedError(
             f"{len(broken)} persons break a limit; the first holds {held} values of `{kind}` where {most} are allowed",
             hint="the resolution is wrong and was not stored; report it with the run id",
@@ -56,7 +57,8 @@ def check_gates(
 def _absolute_gates(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, persons: Persons, outcome: Resolution, ids: Ints
 ) -> list[str]:
-    gates, faults = rules.gates, []
+    gates = rules.gates
+    faults: list[str] = []
     if not len(persons.cluster):
         return faults
     sizes = np.bincount(persons.cluster)
@@ -88,7 +90,8 @@ def _absolute_gates(
 
 
 def _share_gates(rules: IdentityRules, persons: Persons) -> list[str]:
-    gates, faults = rules.gates, []
+    gates = rules.gates
+    faults: list[str] = []
     before = np.unique(np.concatenate([persons.old[persons.old >= 0], persons.gone_old]))
     if len(before) < gates.min_people_for_shares:
         return faults

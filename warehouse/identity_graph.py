@@ -11,32 +11,33 @@ import polars as pl
 from scipy.sparse import csr_matrix
 
 from cdp.identity.graph import (
-    BLOCKED,
     DECISIONS,
     KINDS,
     NEVER,
+    OUTSIDE,
     REASONS,
     Assertions,
+    Bools,
     Ints,
     Nodes,
     Resolution,
     Rows,
+    Small,
     TypeTable,
     type_table,
 )  # fmt: skip
 from cdp.identity.rules import IdentityRules
 
-LIVING = f"status not in ('{REASONS[BLOCKED]}', 'absent')"
-
 
 @dataclass(frozen=True)
 class Loaded:
-    """Arrays of one resolution. *place* finds the rank of a node_id; -1 where it is not part of it."""
+    """Arrays of one resolution. *place*: rank by node_id, -1 where it takes no part. *mine*: to be resolved, by rank."""
 
     nodes: Nodes
     rows: Rows
     assertions: Assertions
     place: Ints
+    mine: Bools
 
 
 def columns(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -59,76 +60,98 @@ def write_types(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> TypeTab
     return table
 
 
-def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, as_of: datetime, scope: str | None = None) -> Loaded:
-    """Evidence as arrays. *scope*: a temp table of the node_ids to take part; None for all."""
-    nodes, place = _nodes(con, scope)
-    rows = _rows(con, table, place, scope)
-    return Loaded(nodes, rows, _assertions(con, place, as_of), place)
+def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, as_of: datetime, scoped: bool) -> Loaded:
+    """Evidence as arrays: all of it, or with *scoped* what temp table `scope(node_id, quiet)` asks for."""
+    if scoped:
+        con.execute("""create or replace temp table scope_rows as
+            select distinct row_id from identity.evidence_node where node_id in (select node_id from scope)""")
+    nodes, place, mine = _nodes(con, scoped=scoped)
+    rows = _rows(con, table, place, scoped=scoped)
+    return Loaded(nodes, rows, _assertions(con, place, as_of), place, mine)
 
 
-def _nodes(con: duckdb.DuckDBPyConnection, scope: str | None) -> tuple[Nodes, Ints]:
-    con.execute("""create or replace temp table scope_number as
-        select type, scope, (row_number() over (order by type, scope) - 1)::integer as scope_number
-        from (select distinct type, scope from identity.node)""")
-    only = f"and node.node_id in (select node_id from {scope})" if scope else ""
+def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints, Bools]:
+    """Identifiers by strength; those outside the scope that rows of it name are marked by what they may do."""
+    codes = " ".join(f"when '{reason}' then {code}" for code, reason in enumerate(REASONS))
+    if scoped:
+        con.execute(f"""create or replace temp table taking_part as
+            select node.*, scope.node_id is not null as mine,
+                (case
+                    when scope.node_id is not null and not scope.quiet then 0
+                    when state.status = '' or state.status is null then {OUTSIDE}
+                    else case state.status {codes} end
+                end)::tinyint as forced
+            from identity.node as node
+            left join scope on node.node_id = scope.node_id
+            left join identity.raw_component as state on node.node_id = state.node_id
+            where node.epoch = 1 and (scope.node_id is not null or node.node_id in (
+                select node_id from identity.evidence_node where row_id in (select row_id from scope_rows)
+            ))""")
+    source = "taking_part" if scoped else "(select *, true as mine, 0::tinyint as forced from identity.node)"
     found = columns(
         con,
         f"""
-        select node.node_id, registry.type_code, scopes.scope_number, node.barred is not null as barred
-        from identity.node as node
-        inner join identity.type_registry as registry on node.type = registry.type
-        inner join scope_number as scopes on node.type = scopes.type and node.scope = scopes.scope
-        where node.epoch = 1 {only}
-        order by registry.strength, node.type, node.scope, node.value_norm
+        with nodes as (select * from {source} where epoch = 1),
+        scopes as (
+            select type, scope, (row_number() over (order by type, scope) - 1)::integer as number
+            from (select distinct type, scope from nodes)
+        )
+        select nodes.node_id, registry.type_code, scopes.number, nodes.barred is not null as barred, nodes.forced, nodes.mine
+        from nodes
+        inner join identity.type_registry as registry on nodes.type = registry.type
+        inner join scopes on nodes.type = scopes.type and nodes.scope = scopes.scope
+        order by registry.strength, nodes.type, nodes.scope, nodes.value_norm
     """,
     )
     size = con.execute("select coalesce(max(node_id), 0) + 1 from identity.node").fetchall()[0][0]
     place = np.full(size, -1, dtype=np.int64)
     place[found["node_id"]] = np.arange(len(found["node_id"]))
     nodes = Nodes(
-        found["node_id"], found["type_code"].astype(np.int16), found["scope_number"].astype(np.int32),
+        found["node_id"],
+        found["type_code"].astype(np.int16),
+        found["number"].astype(np.int32),
         found["barred"].astype(np.bool_),
-    )  # fmt: skip
-    return nodes, place
+        found["forced"].astype(np.int8),
+    )
+    return nodes, place, found["mine"].astype(np.bool_)
 
 
-def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, scope: str | None) -> Rows:
-    only = ""
-    if scope:
-        con.execute(f"""create or replace temp table scope_rows as
-            select distinct row_id from identity.evidence_node where node_id in (select node_id from {scope})""")
-        only = "where row_id in (select row_id from scope_rows)"
+def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, *, scoped: bool) -> Rows:
+    only = "where row_id in (select row_id from scope_rows)" if scoped else ""
     kinds = " ".join(f"when '{kind}' then {code}" for code, kind in enumerate(KINDS))
+    con.execute("""create or replace temp table source_code as
+        select source, (row_number() over (order by source nulls first) - 1)::integer as code
+        from (select distinct source from identity.evidence)""")
     found = columns(
         con,
         f"""
         select row_id, (case kind {kinds} end)::tinyint as kind, epoch_us(event_time) as first, epoch_us(last_time) as last,
-            (day - date '1970-01-01')::integer as day, confidence, observations, hash(source)::ubigint as source
-        from identity.evidence {only} order by row_id
+            (day - date '1970-01-01')::integer as day, confidence, observations, code
+        from identity.evidence as evidence
+        inner join source_code on evidence.source is not distinct from source_code.source {only} order by row_id
     """,
-    )
-    names = con.execute("select distinct source, hash(source)::ubigint from identity.evidence").fetchall()
-    codes = {number: code for code, (_, number) in enumerate(sorted(names, key=lambda item: item[0] or ""))}
-    known = np.array(sorted(codes), dtype=np.uint64)
-    source = (
-        np.array([codes[number] for number in sorted(codes)], dtype=np.int32)[np.searchsorted(known, found["source"])]
-        if codes
-        else np.empty(0, dtype=np.int32)
     )
     kind = found["kind"].astype(np.int8)
     tier = table.tiers[""][kind]
-    for name, number in names:
+    for name, code in con.execute("select source, code from source_code").fetchall():
         if name in table.tiers:
-            mine = source == codes[number]
-            tier[mine] = table.tiers[name][kind[mine]]
+            tier[found["code"] == code] = table.tiers[name][kind[found["code"] == code]]
     row_id = found["row_id"]
     links = columns(con, f"select row_id, node_id from identity.evidence_node {only}")
     start, node = _by_row(np.searchsorted(row_id, links["row_id"]), place[links["node_id"]], len(row_id))
     return Rows(
-        row_id=row_id, kind=kind, tier=tier.astype(np.int8), first=found["first"], last=found["last"],
-        day=found["day"].astype(np.int32), source=source, confidence=found["confidence"].astype(np.float32),
-        count=found["observations"], start=start, node=node,
-    )  # fmt: skip
+        row_id=row_id,
+        kind=kind,
+        tier=tier.astype(np.int8),
+        first=found["first"],
+        last=found["last"],
+        day=found["day"].astype(np.int32),
+        source=found["code"].astype(np.int32),
+        confidence=found["confidence"].astype(np.float32),
+        count=found["observations"],
+        start=start,
+        node=node,
+    )
 
 
 def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, np.ndarray]:  # type: ignore[type-arg]
@@ -167,9 +190,7 @@ def _assertions(con: duckdb.DuckDBPyConnection, place: Ints, as_of: datetime) ->
     return Assertions(arrays["must_link"][:, :2], arrays["cannot_link"][:, :2], cut[:, :2], cut[:, 2], cut[:, 3])
 
 
-def final_ids(
-    con: duckdb.DuckDBPyConnection, loaded: Loaded, outcome: Resolution, *, run: int, as_of: datetime
-) -> Ints:
+def final_ids(con: duckdb.DuckDBPyConnection, loaded: Loaded, outcome: Resolution, *, run: int) -> Ints:
     """node_id of every final node; epochs after the first get identifiers of their own. Stores the intervals."""
     ids = loaded.nodes.node_id[outcome.origin].copy()
     slices = outcome.slices
@@ -183,7 +204,7 @@ def final_ids(
     con.execute(f"""
         insert into identity.node
         select {top} + row_number() over (order by found.node_id, found.epoch), base.type, base.scope, base.value_norm,
-            found.epoch, base.node_id, base.barred
+            found.epoch, base.node_id, base.barred, null
         from found_slices as found inner join identity.node as base on found.node_id = base.node_id
         where found.epoch > 1 and not exists (
             select 1 from identity.node as node where node.epoch_of = found.node_id and node.epoch = found.epoch
@@ -208,14 +229,13 @@ def _store_slices(con: duckdb.DuckDBPyConnection, loaded: Loaded, run: int) -> N
     """Intervals as slowly changing rows: those of taken-part nodes that changed are ended at *run* and written anew."""
     same = """node_id = now.node_id and epoch = now.epoch and slice_node = now.slice_node
         and valid_from is not distinct from now.valid_from and valid_to is not distinct from now.valid_to"""
-    taking_part = pl.DataFrame({"node_id": loaded.nodes.node_id})
-    con.register("taking_part", taking_part.to_arrow())
+    con.register("mine", pl.DataFrame({"node_id": loaded.nodes.node_id[loaded.mine]}).to_arrow())
     con.execute(f"""update identity.slice set run_to = {run} where run_to is null
-        and node_id in (select node_id from taking_part) and not exists (select 1 from now_sliced as now where {same})""")
+        and node_id in (select node_id from mine) and not exists (select 1 from now_sliced as now where {same})""")
     con.execute(f"""insert into identity.slice
         select now.*, {run}, null from now_sliced as now
         where not exists (select 1 from identity.slice where run_to is null and {same})""")
-    con.unregister("taking_part")
+    con.unregister("mine")
 
 
 def store_graph(
@@ -223,38 +243,56 @@ def store_graph(
     outcome: Resolution,
     ids: Ints,
     loaded: Loaded,
-    names: tuple[str, ...],
-    group_type: Ints,
+    table: TypeTable,
     *,
     scoped: bool,
 ) -> None:
     """Edges, decisions and raw components of this resolution; with *scoped*, in place of what the same nodes had."""
-    con.register(
-        "taking_part", pl.DataFrame({"node_id": np.concatenate([loaded.nodes.node_id, ids])}).unique().to_arrow()
-    )
-    for table, column in (("edge", "a_node"), ("edge_decision", "a_node"), ("raw_component", "node_id")):
-        only = f"where {column} in (select node_id from taking_part)" if scoped else ""
-        con.execute(f"delete from identity.{table} {only}")
-    con.unregister("taking_part")
-    _store_components(con, outcome, ids)
+    if scoped:
+        con.register("resolved_nodes", pl.DataFrame({"node_id": loaded.nodes.node_id[loaded.mine]}).to_arrow())
+        con.execute("""create or replace temp table replaced as
+            select node_id, epoch = 1 and node_id in (select node_id from scope where quiet) as quiet from identity.node
+            where coalesce(epoch_of, node_id) in (select node_id from resolved_nodes)""")
+        con.unregister("resolved_nodes")
+        loud = "(select node_id from replaced where not quiet)"
+        con.execute("delete from identity.raw_component where node_id in (select node_id from replaced)")
+        con.execute(f"delete from identity.edge where a_node in {loud} or b_node in {loud}")
+        con.execute(f"delete from identity.edge_decision where a_node in {loud} or b_node in {loud}")
+    else:
+        for name in ("raw_component", "edge", "edge_decision"):
+            con.execute(f"delete from identity.{name}")
+    _store_components(con, outcome, ids, loaded)
     _store_edges(con, outcome, ids)
-    _store_decisions(con, outcome, ids, names, group_type)
+    _store_decisions(con, outcome, ids, loaded, table)
 
 
-def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints) -> None:
-    smallest = np.full(int(outcome.component.max()) + 1 if len(ids) else 0, NEVER, dtype=np.int64)
-    np.minimum.at(smallest, outcome.component, ids)
-    here = outcome.first != NEVER
-    frame = pl.DataFrame({
-        "node_id": ids[here], "component": smallest[outcome.component[here]], "first": outcome.first[here],
-        "last": outcome.last[here], "status": outcome.status[here],
-    })  # fmt: skip
+def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, loaded: Loaded) -> None:
+    here = (outcome.first != NEVER) & loaded.mine[outcome.origin]
+    base = loaded.nodes.node_id
+    frame = pl.DataFrame(
+        {
+            "node_id": ids[here],
+            "component": _smallest(outcome.component, ids)[here],
+            "first": outcome.first[here],
+            "last": outcome.last[here],
+            "status": outcome.status[here],
+            "extent": _smallest(outcome.extent, base)[outcome.origin][here],
+        }
+    )
     words = " ".join(f"when {code} then '{reason}'" for code, reason in enumerate(REASONS))
     con.register("found_components", frame.to_arrow())
     con.execute(f"""insert into identity.raw_component
-        select node_id, component, make_timestamptz(first), make_timestamptz(last), case status {words} end
-        from found_components""")
+        select found.node_id, component, make_timestamptz(first), make_timestamptz(last), case status {words} end, extent,
+            node.barred
+        from found_components as found inner join identity.node as node on found.node_id = node.node_id""")
     con.unregister("found_components")
+
+
+def _smallest(label: Small, ids: Ints) -> Ints:
+    """For every node, the smallest of *ids* under its label."""
+    smallest = np.full(int(label.max()) + 1 if len(label) else 0, NEVER, dtype=np.int64)
+    np.minimum.at(smallest, label, ids)
+    return smallest[label]
 
 
 def _store_edges(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints) -> None:
@@ -275,27 +313,40 @@ def _store_edges(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints)
 
 
 def _store_decisions(
-    con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, names: tuple[str, ...], group_type: Ints
+    con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, loaded: Loaded, table: TypeTable
 ) -> None:
     refusals, edges = outcome.refusals, outcome.edges
-    words = [f"limit:{names[int(kind)]}" for kind in group_type]
-    reasons = [words[group] if group >= 0 else "cannot_link" for group in refusals.group.tolist()]
-    side = [
-        [int(ids[node]) if node >= 0 else None for node in nodes.tolist()] for nodes in (refusals.left, refusals.right)
-    ]
+    names = np.array(table.names, dtype=object)
+    group_type = np.zeros(int(loaded.nodes.group.max()) + 1 if len(loaded.nodes) else 1, dtype=np.int64)
+    group_type[loaded.nodes.group] = loaded.nodes.type
     frame = pl.DataFrame(
-        {"a": ids[edges.a[refusals.edge]], "b": ids[edges.b[refusals.edge]],
-         "decision": [DECISIONS[code] for code in outcome.decision[refusals.edge].tolist()],
-         "reason": reasons, "left": side[0], "right": side[1]},
-        schema={"a": pl.Int64, "b": pl.Int64, "decision": pl.String, "reason": pl.String, "left": pl.Int64, "right": pl.Int64},
-    )  # fmt: skip
+        {
+            "a": ids[edges.a[refusals.edge]],
+            "b": ids[edges.b[refusals.edge]],
+            "decision": [DECISIONS[code] for code in outcome.decision[refusals.edge].tolist()],
+            "reason": [
+                f"limit:{names[group_type[group]]}" if group >= 0 else "cannot_link"
+                for group in refusals.group.tolist()
+            ],
+            "left": [int(ids[node]) if node >= 0 else None for node in refusals.left.tolist()],
+            "right": [int(ids[node]) if node >= 0 else None for node in refusals.right.tolist()],
+        },
+        schema={
+            "a": pl.Int64,
+            "b": pl.Int64,
+            "decision": pl.String,
+            "reason": pl.String,
+            "left": pl.Int64,
+            "right": pl.Int64,
+        },
+    )
     con.register("found_decisions", frame.to_arrow())
     con.execute("insert into identity.edge_decision from found_decisions")
     con.unregister("found_decisions")
+    words = " ".join(f"when {code} then '{reason}'" for code, reason in enumerate(REASONS))
     con.register("found_suppressed", _suppressed(outcome, ids).to_arrow())
-    words_sql = " ".join(f"when {code} then '{reason}'" for code, reason in enumerate(REASONS))
     con.execute(f"""insert into identity.edge_decision
-        select distinct a, b, 'suppressed', case reason {words_sql} end, null::bigint, null::bigint from found_suppressed""")
+        select a, b, 'suppressed', case reason {words} end, null::bigint, null::bigint from found_suppressed""")
     con.unregister("found_suppressed")
 
 
@@ -305,9 +356,13 @@ def _suppressed(outcome: Resolution, ids: Ints) -> pl.DataFrame:
     best = np.full(int(links.row_of.max()) + 1 if len(links.row_of) else 0, NEVER, dtype=np.int64)
     np.minimum.at(best, links.row_of[links.group], links.node)
     beside = best[links.dropped_row] if len(links.dropped_row) else np.empty(0, dtype=np.int64)
-    known = beside != NEVER
+    known = (beside != NEVER) & (links.dropped_reason != OUTSIDE)
     pairs = np.sort(np.stack([beside[known], links.dropped_node[known]], axis=1), axis=1)
     keep = pairs[:, 0] != pairs[:, 1]
-    return pl.DataFrame({
-        "a": ids[pairs[keep, 0]], "b": ids[pairs[keep, 1]], "reason": links.dropped_reason[known][keep],
-    }).unique()  # fmt: skip
+    return pl.DataFrame(
+        {
+            "a": ids[pairs[keep, 0]],
+            "b": ids[pairs[keep, 1]],
+            "reason": links.dropped_reason[known][keep],
+        }
+    ).unique()

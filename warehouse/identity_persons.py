@@ -8,6 +8,7 @@ from datetime import datetime
 import duckdb
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cdp.errors import CheckFailedError
 from cdp.identity.graph import (
@@ -23,7 +24,7 @@ from cdp.identity.graph import (
     TypeTable,
 )  # fmt: skip
 from cdp.identity.lasting import Frozen, Holdings, assign
-from warehouse.identity_graph import columns
+from warehouse.identity_graph import Loaded, columns
 from warehouse.identity_values import hash_mac
 
 PERSON, SHARED_KIND, RELAY_KIND, EXPIRED_KIND = range(4)
@@ -32,9 +33,10 @@ KIND_WORDS = ("person", "shared", "relay", "expired")
 
 @dataclass(frozen=True)
 class Persons:
-    """Persons of a run. Arrays `node…` have one entry per living node, arrays `cluster…` one per person.
+    """Persons of a run: one entry per living identifier, or per cluster where said so.
 
-    *old*/*new*: number of the id each node had and has (-1 none). *gone*: nodes that had an id and are no more, with *gone_old*.
+    *old*, *new*: number of the id each has had and has (-1 none). *gone*: identifiers that had an id, *gone_old*, and are
+    no more.
     """
 
     alive: Ints  # positions of living nodes among the final nodes
@@ -52,36 +54,35 @@ class Persons:
     retired: Ints
     kind: Ints
     class_: Ints  # best class per cluster
-    anchor: Ints
 
 
 def give_ids(
     con: duckdb.DuckDBPyConnection,
     outcome: Resolution,
     ids: Ints,
+    loaded: Loaded,
     table: TypeTable,
-    types: Ints,
     *,
     run: int,
     as_of: datetime,
     secret: bytes,
+    scoped: bool,
 ) -> Persons:
     """Give every cluster its one_id: kept, woken or minted; deaths are told apart into merged and retired."""
-    alive = np.flatnonzero(~np.isin(outcome.status, (BLOCKED, ABSENT)))
+    alive = np.flatnonzero(~np.isin(outcome.status, (BLOCKED, ABSENT)) & loaded.mine[outcome.origin])
     node_id = ids[alive]
     labels, cluster = np.unique(outcome.person[alive], return_inverse=True)
-    kinds = types[outcome.origin[alive]]
+    kinds = loaded.nodes.type[outcome.origin[alive]]
     class_ = table.class_[kinds].astype(np.int64)
     standing = np.empty(len(alive), dtype=np.int64)
     standing[np.lexsort((np.arange(len(alive)), outcome.first[alive], table.strength[kinds]))] = np.arange(len(alive))
     size = int(con.execute("select coalesce(max(node_id), 0) + 1 from identity.node").fetchall()[0][0])
-    current, homes = (
-        _lookup(con, "identity.identity_map where run_to is null", size),
-        _lookup(con, "identity.node_home", size),
-    )
-    holdings = Holdings(cluster.astype(np.int32), class_, standing, current[node_id], homes[node_id])
-    frozen = _frozen(con, node_id, size)
-    given = assign(holdings, frozen, len(labels))
+    only = "and node_id in (select node_id from replaced)" if scoped else ""
+    current = _lookup(con, f"identity.identity_map where run_to is null {only}", size)
+    homes = _lookup(con, f"identity.node_home where true {only}", size)
+    cluster = cluster.astype(np.int32)
+    holdings = Holdings(cluster, class_, standing, current[node_id], homes[node_id])
+    given = assign(holdings, _frozen(con, node_id, size), len(labels))
     number, minted = given.number.copy(), np.flatnonzero(given.number < 0)
     top = int(con.execute("select coalesce(max(number), -1) + 1 from identity.one_id_registry").fetchall()[0][0])
     order = np.lexsort((given.anchor[minted], outcome.first[alive][given.anchor[minted]]))
@@ -94,12 +95,22 @@ def give_ids(
     dead = np.setdiff1d(current[current >= 0], number)
     merged, into = _where_they_went(dead, current[node_id], new, standing)
     return Persons(
-        alive=alive, node_id=node_id, cluster=cluster.astype(np.int32), old=current[node_id], new=new, gone=gone,
-        gone_old=current[gone], number=number, minted=np.sort(number[minted]), resurrected=given.resurrected,
-        merged=merged, merged_into=into, retired=np.setdiff1d(dead, merged),
-        kind=_kinds(outcome.status[alive], cluster, len(labels)), class_=_least(class_, cluster, len(labels)),
-        anchor=given.anchor,
-    )  # fmt: skip
+        alive=alive,
+        node_id=node_id,
+        cluster=cluster,
+        old=current[node_id],
+        new=new,
+        gone=gone,
+        gone_old=current[gone],
+        number=number,
+        minted=np.sort(number[minted]),
+        resurrected=given.resurrected,
+        merged=merged,
+        merged_into=into,
+        retired=np.setdiff1d(dead, merged),
+        kind=_kinds(outcome.status[alive], cluster, len(labels)),
+        class_=_least(class_, cluster, len(labels)),
+    )
 
 
 def _lookup(con: duckdb.DuckDBPyConnection, source: str, size: int) -> Ints:
@@ -126,13 +137,13 @@ def _where_they_went(dead: Ints, old: Ints, new: Ints, standing: Ints) -> tuple[
     return numbers, new[order[first]]
 
 
-def _least(values: Ints, cluster: Ints, clusters: int) -> Ints:
+def _least(values: Ints, cluster: Small, clusters: int) -> Ints:
     least = np.full(clusters, np.iinfo(np.int64).max, dtype=np.int64)
     np.minimum.at(least, cluster, values)
     return least
 
 
-def _kinds(status: Ints, cluster: Ints, clusters: int) -> Ints:
+def _kinds(status: NDArray[np.int8], cluster: Small, clusters: int) -> Ints:
     kinds = np.full(clusters, PERSON, dtype=np.int64)
     for code, kind in ((SHARED, SHARED_KIND), (RELAY, RELAY_KIND), (EXPIRED, EXPIRED_KIND)):
         kinds[cluster[status == code]] = kind
@@ -171,18 +182,18 @@ def store_persons(
     con: duckdb.DuckDBPyConnection,
     persons: Persons,
     outcome: Resolution,
-    ids: Ints,
     *,
     run: int,
     as_of: datetime,
     cause: str,
+    scoped: bool,
 ) -> None:
     """Write feed, map, registry, frozen members, homes and persons of this run."""
     _freeze(con, persons)
     _feed(con, persons, run=run, cause=cause)
     _registry(con, persons, run)
     _map(con, persons, run=run, as_of=as_of)
-    _persons(con, persons, outcome)
+    _persons(con, persons, outcome, scoped=scoped)
 
 
 def _freeze(con: duckdb.DuckDBPyConnection, persons: Persons) -> None:
@@ -294,7 +305,7 @@ def _map(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, as_of: d
     con.unregister("changed")
 
 
-def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resolution) -> None:
+def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resolution, *, scoped: bool) -> None:
     clusters = len(persons.number)
     last = np.full(clusters, -NEVER, dtype=np.int64)
     np.maximum.at(last, persons.cluster, outcome.last[persons.alive])
@@ -304,7 +315,12 @@ def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resoluti
     })  # fmt: skip
     con.register("found_persons", frame.to_arrow())
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(KIND_WORDS))
-    con.execute("delete from identity.person")
+    if scoped:
+        _numbers(con, "renewed", np.unique(np.concatenate([persons.old, persons.gone_old, persons.number])))
+        con.execute("delete from identity.person where number in (select number from renewed)")
+        con.unregister("renewed")
+    else:
+        con.execute("delete from identity.person")
     con.execute(f"""
         insert into identity.person
         select found.number, registry.one_id, case found.kind {words} end, make_timestamptz(found.first),

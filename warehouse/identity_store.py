@@ -10,21 +10,24 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 import duckdb
 import numpy as np
+import polars as pl
 
-from cdp.errors import FatalError
-from cdp.identity.graph import REJECTED, REJECTED_CANNOT, Resolution
+from cdp.errors import CheckFailedError, FatalError
+from cdp.identity.graph import NEVER, REJECTED, REJECTED_CANNOT, Resolution, TypeTable
+from cdp.identity.memory import micros
 from cdp.identity.resolve import resolve
 from cdp.identity.rules import IdentityRules
 from warehouse.identity_gates import check_gates, check_limits
 from warehouse.identity_graph import final_ids, load, store_graph, write_types
 from warehouse.identity_persons import Persons, give_ids, store_persons
+from warehouse.identity_scope import find_scope, sample_scope
 from warehouse.identity_tables import ensure_tables
-from warehouse.identity_values import Delta, take_in
+from warehouse.identity_values import Delta, nothing_new, take_in
 
 Progress = Callable[[str], None]
 
@@ -90,76 +93,229 @@ def resolve_identities(
     *secret* keys the one_ids (at least 16 bytes; keep it: without it ids cannot be made again). Everything happens in one
     transaction. Raises `CheckFailedError` when a check or gate fails: then nothing is stored and the old map stays live.
     """
+    with transaction(con, secret):
+        return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(progress))
+
+
+def rebuild_identities(
+    con: duckdb.DuckDBPyConnection,
+    rules: IdentityRules,
+    *,
+    run_id: str,
+    as_of: datetime,
+    secret: bytes,
+    progress: Progress | None = None,
+) -> IdentityReport:
+    """Throw away all that can be derived and resolve from evidence and registry; a sound warehouse shows no change."""
+    with transaction(con, secret):
+        ensure_tables(con)
+        for table in DERIVED:
+            con.execute(f"delete from identity.{table}")
+        return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(progress), full=True)
+
+
+def reresolve(
+    con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run_id: str, as_of: datetime, secret: bytes
+) -> IdentityReport:
+    """Resolve what assertions or `touched` ask for, without a look at the evidence model, in the caller's transaction."""
+    return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(None), take=False)
+
+
+# What a rebuild throws away. `node` stays: its numbers are what map, registry and history speak of.
+DERIVED = ("evidence", "evidence_node", "identifier_value", "rejects", "edge", "edge_decision", "raw_component", "person")
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection, secret: bytes) -> Iterator[None]:
+    """All or nothing: commit at the end, roll back whatever stops the body."""
     if len(secret) < 16:
         raise FatalError("the identity secret is shorter than 16 bytes", hint="`cdp init` makes one in secrets/")
     con.execute("begin transaction")
     try:
-        report = _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(progress))
+        yield
         con.execute("commit")
     except BaseException:
         con.execute("rollback")
         raise
-    return report
 
 
 def _run(
-    con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run_id: str, as_of: datetime, secret: bytes, clock: _Clock
+    con: duckdb.DuckDBPyConnection,
+    rules: IdentityRules,
+    *,
+    run_id: str,
+    as_of: datetime,
+    secret: bytes,
+    clock: _Clock,
+    full: bool = False,
+    take: bool = True,
 ) -> IdentityReport:
+    """One run inside the caller's transaction. *full*: resolve everything anew; *take*: look at the evidence model."""
     ensure_tables(con)
-    run = int(con.execute("select coalesce(max(run), 0) + 1 from identity.run_manifest").fetchall()[0][0])
+    before = last_run(con)
+    run = before.run + 1 if before else 1
     with clock.stage("take in evidence"):
-        refreshed = _refresh_dictionary(con, rules, as_of=as_of)
-        delta = take_in(con, rules, run=run, as_of=as_of, secret=secret, bars_changed=refreshed)
-        table = write_types(con, rules)
-    with clock.stage("load graph"):
-        loaded = load(con, table, as_of=as_of)
-    with clock.stage("resolve"):
-        outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=int(as_of.timestamp() * 1_000_000))
-    with clock.stage("store graph"):
-        ids = final_ids(con, loaded, outcome, run=run, as_of=as_of)
-        group_type = np.full(int(loaded.nodes.group.max()) + 1 if len(loaded.nodes) else 0, 0, dtype=np.int64)
-        group_type[loaded.nodes.group] = loaded.nodes.type
-        store_graph(con, outcome, ids, loaded, table.names, group_type, scoped=False)
-    with clock.stage("give ids"):
-        persons = give_ids(con, outcome, ids, table, loaded.nodes.type, run=run, as_of=as_of, secret=secret)
-        store_persons(
-            con, persons, outcome, ids, run=run, as_of=as_of, cause=_cause(con, rules, delta.new_rows + delta.gone_rows)
+        if before:
+            check_map_untouched(con, before.state_hash)
+        refreshed = take and _refresh_dictionary(con, rules, before, as_of=as_of)
+        delta = (
+            take_in(con, rules, run=run, as_of=as_of, secret=secret, bars_changed=refreshed)
+            if take
+            else nothing_new(con)
         )
+    cause = _cause(con, rules, before, delta.new_rows + delta.gone_rows)
+    scoped = before is not None and not refreshed and not full and cause != "rule"
+    table = write_types(con, rules)
+    if scoped and before:
+        with clock.stage("find scope"):
+            changed = before.assertion_hash != _assertion_hash(con)
+            in_scope = find_scope(con, rules, as_of=as_of, previous=before.as_of, assertions_changed=changed)
+        if not in_scope:
+            return _unchanged(con, rules, before, run=run, run_id=run_id, as_of=as_of, delta=delta, clock=clock)
+    with clock.stage("load graph"):
+        loaded = load(con, table, as_of=as_of, scoped=scoped)
+    with clock.stage("resolve"):
+        outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
+    with clock.stage("store graph"):
+        ids = final_ids(con, loaded, outcome, run=run)
+        store_graph(con, outcome, ids, loaded, table, scoped=scoped)
+    with clock.stage("give ids"):
+        persons = give_ids(con, outcome, ids, loaded, table, run=run, as_of=as_of, secret=secret, scoped=scoped)
+        store_persons(con, persons, outcome, run=run, as_of=as_of, cause=cause, scoped=scoped)
     with clock.stage("check"):
-        check_limits(con, rules)
+        check_limits(con, rules, scoped=scoped)
         check_gates(con, rules, persons, outcome, ids)
+        if scoped:
+            _check_sample(con, rules, table, run=run, as_of=as_of)
+        con.execute("delete from identity.touched")
     report = _report(
-        con, persons=persons, run=run, run_id=run_id, mode="full", rules=rules, delta=delta, outcome=outcome,
+        con,
+        run=run,
+        run_id=run_id,
+        mode="incremental" if scoped else "full",
+        persons=persons,
+        rules=rules,
+        delta=delta,
+        outcome=outcome,
         stages=clock.stages,
-    )  # fmt: skip
+        before=before if scoped else None,
+    )
     _write_manifest(con, rules, report, as_of)
     return report
 
 
-def _refresh_dictionary(con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, as_of: datetime) -> bool:
+def _unchanged(
+    con: duckdb.DuckDBPyConnection,
+    rules: IdentityRules,
+    before: LastRun,
+    *,
+    run: int,
+    run_id: str,
+    as_of: datetime,
+    delta: Delta,
+    clock: _Clock,
+) -> IdentityReport:
+    """Nothing to resolve: the manifest says so, and that is all that is written."""
+    report = replace(
+        IdentityReport(**json.loads(before.report)),
+        **{name: 0 for name in ("minted", "merges", "splits", "resurrected", "retired", "moved", "changes")},
+        run=run,
+        run_id=run_id,
+        mode="unchanged",
+        rules_hash=rules.rules_hash(),
+        new_evidence=delta.new_rows,
+        gone_evidence=delta.gone_rows,
+        rejected_values=delta.rejected_values,
+        evidence_hash=_evidence_hash(con),
+        stages=clock.stages,
+    )
+    _write_manifest(con, rules, report, as_of)
+    return report
+
+
+def _check_sample(
+    con: duckdb.DuckDBPyConnection, rules: IdentityRules, table: TypeTable, *, run: int, as_of: datetime
+) -> None:
+    """Resolve some extents that the run left alone from scratch; raise `CheckFailedError` unless the map says the same."""
+    if not rules.sample_components or not sample_scope(con, count=rules.sample_components, run=run):
+        return
+    loaded = load(con, table, as_of=as_of, scoped=True)
+    outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
+    chosen = np.flatnonzero(loaded.mine[outcome.origin] & (outcome.first != NEVER) & (outcome.epoch == 1))
+    found = pl.DataFrame({"node_id": loaded.nodes.node_id[outcome.origin[chosen]], "person": outcome.person[chosen]})
+    con.register("sampled", found.to_arrow())
+    wrong = con.execute("""
+        with paired as (
+            select person, number from sampled
+            inner join identity.identity_map as map on sampled.node_id = map.node_id and map.run_to is null
+        )
+        select (select count(*) from (select person from paired group by person having count(distinct number) > 1))
+            + (select count(*) from (select number from paired group by number having count(distinct person) > 1))
+            + (select count(*) from sampled) - (select count(*) from paired)
+    """).fetchall()[0][0]
+    con.unregister("sampled")
+    if wrong:
+        raise CheckFailedError(
+            f"{wrong} of the sampled persons differ from a resolution from scratch",
+            hint="the stored graph is damaged; nothing was stored. `cdp identity rebuild` resolves everything anew",
+        )
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """What the newest row of the manifest says."""
+
+    run: int
+    as_of: datetime
+    rules_hash: str
+    values_hash: str
+    assertion_hash: str
+    same_engine: bool
+    map_hash: int
+    state_hash: int
+    report: str
+
+
+def last_run(con: duckdb.DuckDBPyConnection) -> LastRun | None:
+    found = con.execute("""select run, as_of, rules_hash, values_hash, assertion_hash, engine_hash = hash('siyu-cdp'),
+        map_hash, state_hash, report::text from identity.run_manifest order by run desc limit 1""").fetchall()
+    return LastRun(*found[0]) if found else None
+
+
+STATE_HASH = "select coalesce(bit_xor(hash(node_id, number)), 0) from identity.identity_map where run_to is null"
+
+
+def check_map_untouched(con: duckdb.DuckDBPyConnection, state_hash: int) -> None:
+    """Raise `CheckFailedError` when the map is not what the last run left."""
+    if con.execute(STATE_HASH).fetchall()[0][0] != state_hash:
+        raise CheckFailedError(
+            "the identity map was changed by other hands since the last run",
+            hint="bring `identity.identity_map` back from a backup: its history cannot be made again",
+        )
+
+
+def _refresh_dictionary(
+    con: duckdb.DuckDBPyConnection, rules: IdentityRules, before: LastRun | None, *, as_of: datetime
+) -> bool:
     """When the reading of values changed (rules, block list, DuckDB's hash), forget how they were read; True if so.
 
     All evidence then counts as new. Nodes stay, and with them map and registry.
     """
-    last = con.execute("""select values_hash, engine_hash = hash('siyu-cdp') from identity.run_manifest
-        order by run desc limit 1""").fetchall()
-    if not last or last[0] == (rules.values_hash(as_of.date()), True):
+    if before is None or (before.values_hash == rules.values_hash(as_of.date()) and before.same_engine):
         return False
     for table in ("evidence", "evidence_node", "identifier_value", "rejects"):
         con.execute(f"delete from identity.{table}")
+    con.execute("update identity.node set alias_of = null where alias_of is not null")
     return True
 
 
-def _cause(con: duckdb.DuckDBPyConnection, rules: IdentityRules, evidence_rows: int) -> str:
+def _cause(con: duckdb.DuckDBPyConnection, rules: IdentityRules, before: LastRun | None, evidence_rows: int) -> str:
     """What this run's changes come from; with several causes at once, the one that reaches furthest."""
-    last = con.execute(
-        "select rules_hash, assertion_hash from identity.run_manifest order by run desc limit 1"
-    ).fetchall()
-    if last and last[0][0] != rules.rules_hash():
+    if before and before.rules_hash != rules.rules_hash():
         return "rule"
-    if last and last[0][1] != _assertion_hash(con):
+    if before and before.assertion_hash != _assertion_hash(con):
         return "assertion"
-    return "evidence" if evidence_rows or not last else "clock"
+    return "evidence" if evidence_rows or not before else "clock"
 
 
 def _assertion_hash(con: duckdb.DuckDBPyConnection) -> str:
@@ -170,7 +326,7 @@ def _assertion_hash(con: duckdb.DuckDBPyConnection) -> str:
 
 def _report(
     con: duckdb.DuckDBPyConnection, *, persons: Persons, run: int, run_id: str, mode: str, rules: IdentityRules,
-    delta: Delta, outcome: Resolution, stages: dict[str, float],
+    delta: Delta, outcome: Resolution, stages: dict[str, float], before: LastRun | None,
 ) -> IdentityReport:  # fmt: skip
     changes = con.execute(
         "select count(*) filter (op = 'split'), count(*) from identity.identity_change where run = ?", [run]
@@ -179,20 +335,36 @@ def _report(
     kinds = dict(con.execute("select kind, count(*) from identity.person group by kind").fetchall())
     anonymous, largest = con.execute("""select count(*) filter (anonymous and kind = 'person'),
         coalesce(max(identifier_count), 0) from identity.person""").fetchall()[0]
-    hashes = con.execute("""select
-        (select coalesce(bit_xor(evidence_id), 0) from identity.evidence),
-        (select coalesce(bit_xor(hash(node.type, node.scope, node.value_norm, node.epoch, map.one_id)), 0)
-            from identity.identity_map as map inner join identity.node as node on map.node_id = node.node_id
-            where map.run_to is null)""").fetchall()[0]
+    map_hash = _map_hash(con, "run_to is null")
+    if before:
+        map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run}") ^ _map_hash(con, f"run_to = {run}")
     return IdentityReport(
-        run=run, run_id=run_id, mode=mode, identifiers=len(persons.node_id), people=kinds.get("person", 0),
+        run=run, run_id=run_id, mode=mode, identifiers=_count(con, 'identity.raw_component'), people=kinds.get("person", 0),
         anonymous=anonymous, shared=kinds.get("shared", 0), new_evidence=delta.new_rows, gone_evidence=delta.gone_rows,
         rejected_values=delta.rejected_values, minted=len(persons.minted), merges=len(persons.merged), splits=splits,
         resurrected=len(persons.resurrected), retired=len(persons.retired),
         moved=int(np.sum((persons.old >= 0) & (persons.old != persons.new))), refusals=_refused(outcome),
         contested_edges=outcome.contested_edges, data_errors=len(outcome.data_errors), largest_person=largest,
-        changes=count, rules_hash=rules.rules_hash(), evidence_hash=hashes[0], map_hash=hashes[1], stages=stages,
+        changes=count, rules_hash=rules.rules_hash(), evidence_hash=_evidence_hash(con), map_hash=map_hash, stages=stages,
     )  # fmt: skip
+
+
+def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    return int(con.execute(f"select count(*) from {table}").fetchall()[0][0])
+
+
+def _evidence_hash(con: duckdb.DuckDBPyConnection) -> int:
+    return int(con.execute("select coalesce(bit_xor(evidence_id), 0) from identity.evidence").fetchall()[0][0])
+
+
+def _map_hash(con: duckdb.DuckDBPyConnection, which: str) -> int:
+    """Order-free hash of map rows: equal for equal maps of different warehouses, whatever their node numbers."""
+    return int(
+        con.execute(f"""
+        select coalesce(bit_xor(hash(node.type, node.scope, node.value_norm, node.epoch, map.one_id)), 0)
+        from identity.identity_map as map inner join identity.node as node on map.node_id = node.node_id
+        where {which}""").fetchall()[0][0]
+    )
 
 
 def _refused(outcome: Resolution) -> int:
@@ -203,11 +375,24 @@ def _write_manifest(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, report: IdentityReport, as_of: datetime
 ) -> None:
     con.execute(
-        "insert into identity.run_manifest select ?, ?, ?, ?, ?, ?, ?, hash('siyu-cdp'), ?, ?, ?, ?, ?, ?",
-        [report.run, report.run_id, as_of, report.mode, report.rules_hash, rules.values_hash(as_of.date()),
-         _assertion_hash(con), report.evidence_hash, report.map_hash, report.identifiers, report.people, report.changes,
-         json.dumps(asdict(report))],
-    )  # fmt: skip
+        f"""insert into identity.run_manifest
+        select ?, ?, ?, ?, ?, ?, ?, hash('siyu-cdp'), ?, ?, ({STATE_HASH}), ?, ?, ?, ?""",
+        [
+            report.run,
+            report.run_id,
+            as_of,
+            report.mode,
+            report.rules_hash,
+            rules.values_hash(as_of.date()),
+            _assertion_hash(con),
+            report.evidence_hash,
+            report.map_hash,
+            report.identifiers,
+            report.people,
+            report.changes,
+            json.dumps(asdict(report)),
+        ],
+    )
     if not con.execute("select 1 from identity.rules_version where rules_hash = ?", [report.rules_hash]).fetchall():
         con.execute(
             "insert into identity.rules_version values (?, ?, ?, ?)",

@@ -12,8 +12,9 @@ create table if not exists identity.node (
     scope text,
     value_norm text,
     epoch smallint,  -- 1, or the number of the interval of a contact or device that changed hands
-    epoch_of bigint,  -- node_id of epoch 1
-    barred text  -- why it may link nobody, null when it may
+    epoch_of bigint,  -- node_id of epoch 1, null there
+    barred text,  -- why it may link nobody, null when it may
+    alias_of bigint  -- node_id of the plain value that this digest was found to be
 );
 create table if not exists identity.identifier_value (
     value_hash ubigint,  -- hash(type, scope, value) of this DuckDB version
@@ -87,8 +88,11 @@ create table if not exists identity.raw_component (
     component bigint,  -- smallest node_id of the component
     first_seen timestamptz,
     last_seen timestamptz,
-    status text  -- '' links; else why it does not
+    status text,  -- '' links; else why it does not
+    extent bigint,  -- what is resolved together with it
+    barred text
 );
+create table if not exists identity.touched (node_id bigint);  -- to be looked at by the next run whatever happens
 create table if not exists identity.slice (
     node_id bigint,  -- epoch 1
     epoch smallint,
@@ -154,6 +158,7 @@ create table if not exists identity.run_manifest (
     engine_hash ubigint,  -- hash('siyu-cdp'): differs when DuckDB hashes otherwise
     evidence_hash ubigint,
     map_hash ubigint,
+    state_hash ubigint,  -- of (node_id, number): tells whether the map was changed by other hands
     identifiers bigint,
     people bigint,
     changes bigint,

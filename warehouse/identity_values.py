@@ -1,4 +1,4 @@
-"""Raw evidence into the dictionary: new rows found, their identifiers normalised once, everything else dense integers."""
+"""Raw evidence into the dictionary: new rows found, their values normalised once, everything after is dense integers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import polars as pl
 
 from cdp.errors import FatalError
 from cdp.identity.graph import KINDS
-from cdp.identity.normalise import normalise
-from cdp.identity.rules import IdentityRules
+from cdp.identity.normalise import normalise, sm3
+from cdp.identity.rules import HashOf, IdentityRules
 
 # One number for the whole row as it came: what tells new from known evidence. 64 bits: the chance that any two of ten million
 # rows share it is 3 in a million.
@@ -54,7 +54,7 @@ def take_in(
     Leaves temp tables `new_rows(row_id)` and `gone_nodes(node_id)`. Raises `FatalError` on a kind of evidence nobody knows.
     """
     _check_kinds(con)
-    con.execute("create or replace temp table given as select distinct %s as evidence_id from %s" % (ROW_HASH, SOURCE))
+    con.execute(f"create or replace temp table given as select distinct {ROW_HASH} as evidence_id from {SOURCE}")
     con.execute("""create or replace temp table gone_rows as
         select row_id from identity.evidence where evidence_id not in (select evidence_id from given)""")
     con.execute("""create or replace temp table gone_nodes as
@@ -74,11 +74,21 @@ def take_in(
         from element inner join identity.identifier_value as value on element.value_hash = value.value_hash
     """)
     _bury(con, secret)
+    link_digests(con, rules)
     con.execute("drop table element")
     return Delta(new, gone, identifiers, rejected)
 
 
+# What an identifier is to HMACs: tombstones and one_ids.
+NODE_TEXT = "concat_ws(chr(31), node.type, node.scope, node.value_norm)"
 SOURCE = "identity.int_identity__evidence"
+
+
+def nothing_new(con: duckdb.DuckDBPyConnection) -> Delta:
+    """In place of `take_in` when only assertions changed: the temp tables it leaves, empty."""
+    con.execute("create or replace temp table new_rows (row_id bigint)")
+    con.execute("create or replace temp table gone_nodes (node_id bigint)")
+    return Delta(0, 0, 0, 0)
 
 
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -163,7 +173,7 @@ def _read_values(
     before = con.execute("select coalesce(max(node_id), 0), count(*) from identity.node").fetchall()[0]
     con.execute(f"""
         insert into identity.node
-        select {before[0]} + row_number() over (), type, scope, value_norm, 1, null, barred from (
+        select {before[0]} + row_number() over (), type, scope, value_norm, 1, null, barred, null from (
             select out_type as type, out_scope as scope, value_norm, max(barred) as barred from values_read group by 1, 2, 3
         ) as read
         where not exists (
@@ -173,7 +183,7 @@ def _read_values(
     """)
     con.execute("""
         insert into identity.identifier_value
-        select read.value_hash, read.type, read.scope, read.value, node.node_id
+        select read.value_hash, read.type, read.scope, read.value, coalesce(node.alias_of, node.node_id)
         from values_read as read inner join identity.node as node
             on node.epoch = 1 and read.out_type = node.type and read.out_scope = node.scope
             and read.value_norm = node.value_norm
@@ -195,14 +205,15 @@ def _bury(con: duckdb.DuckDBPyConnection, secret: bytes) -> None:
     """Take forgotten identifiers out of evidence as old as their tombstone; later evidence may start a new person."""
     if not _count(con, "identity.tombstone"):
         return
-    mac = hash_mac(secret, "concat_ws(chr(31), node.type, node.scope, node.value_norm)")
     con.execute(f"""
         create or replace temp table buried as
-        select node.node_id, stone.forgotten_at from identity.node as node
-        inner join identity.tombstone as stone on stone.value_mac = {mac}
+        select node.node_id, max(stone.forgotten_at) as forgotten_at
+        from identity.node as node
+        inner join identity.tombstone as stone on stone.value_mac = {hash_mac(secret, NODE_TEXT)}
         where node.node_id in (
             select node_id from identity.evidence_node where row_id in (select row_id from new_rows)
         )
+        group by node.node_id
     """)
     con.execute("""
         delete from identity.evidence_node where exists (
@@ -210,3 +221,48 @@ def _bury(con: duckdb.DuckDBPyConnection, secret: bytes) -> None:
             where buried.node_id = evidence_node.node_id and evidence.last_time <= buried.forgotten_at
         )
     """)
+    con.execute("delete from buried where node_id in (select node_id from identity.evidence_node)")
+    for table in ("identifier_value", "node"):
+        con.execute(f"delete from identity.{table} where node_id in (select node_id from buried)")
+
+
+def link_digests(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> None:
+    """A digest whose plain value is known becomes that value: one identifier, however a source wrote it."""
+    held = {row[0] for row in con.execute("select distinct type from identity.node where alias_of is null").fetchall()}
+    for name, item in sorted(rules.types.items()):
+        if item.hash_of is None or name not in held or item.hash_of.type not in held:
+            continue
+        con.execute("create or replace temp table digest (digest text, node_id bigint)")
+        for salt in item.hash_of.salts:
+            _digest(con, item.hash_of, salt)
+        con.execute("""create or replace temp table unveiled as
+            select node.node_id, min(digest.node_id) as plain_id from identity.node as node
+            inner join digest on node.value_norm = digest.digest
+            where node.type = ? and node.alias_of is null group by node.node_id""", [name])  # fmt: skip
+        con.execute("insert into identity.touched select node_id from unveiled union select plain_id from unveiled")
+        con.execute(
+            "update identity.node as node set alias_of = plain_id from unveiled where node.node_id = unveiled.node_id"
+        )
+        for table in ("identifier_value", "evidence_node"):
+            con.execute(
+                f"update identity.{table} as item set node_id = plain_id from unveiled where item.node_id = unveiled.node_id"
+            )
+
+
+def _digest(con: duckdb.DuckDBPyConnection, rule: HashOf, salt: str) -> None:
+    """Digests of all plain values of the rule's type, salted, into temp table `digest`."""
+    before, _, after = salt.partition("{value}")
+    plain = "from identity.node where type = ? and epoch = 1 and alias_of is null"
+    if rule.form != "sm3":
+        con.execute(
+            f"insert into digest select {rule.form}(? || value_norm || ?), node_id {plain}", [before, after, rule.type]
+        )
+        return
+    frame = con.execute(f"select node_id, value_norm {plain}", [rule.type]).fetchall()
+    found = pl.DataFrame(
+        {"digest": [sm3(f"{before}{value}{after}") for _, value in frame], "node_id": [node for node, _ in frame]},
+        schema={"digest": pl.String, "node_id": pl.Int64},
+    )
+    con.register("sm3_digests", found.to_arrow())
+    con.execute("insert into digest from sm3_digests")
+    con.unregister("sm3_digests")

@@ -168,6 +168,7 @@ def _bars(nodes: Nodes, table: TypeTable, first: Ints, last: Ints, as_of: int) -
     bars[table.limit[nodes.type] == 0] = LIMIT_ZERO
     bars[~table.merges[nodes.type]] = RELAY
     bars[nodes.barred] = BLOCKED
+    bars[nodes.forced > 0] = nodes.forced[nodes.forced > 0]
     bars[first == NEVER] = ABSENT
     return bars
 
@@ -198,16 +199,13 @@ def _part_closed(
     for number, members in by_group.items():
         row = row_of[number]
         first, last = int(rows.first[row]), int(rows.last[row])
-        found = {
-            node: reason
-            for node, reason in _leaving(sorted(int(places.node[place]) for place in members), closed, cut, first, last)
-        }
+        found = dict(_leaving(sorted(int(places.node[place]) for place in members), closed, cut, first, last))
         gone: set[int] = set()
         for node, reason in found.items():
             part = [
                 place
                 for place in members
-                if place not in gone and _goes_with(int(places.node[place]), node, found, nodes, table)
+                if place not in gone and _goes_with(int(places.node[place]), node, nodes, table)
             ]
             if not part:
                 continue
@@ -238,7 +236,7 @@ def _leaving(
                 break
 
 
-def _goes_with(member: int, leaving: int, found: dict[int, int], nodes: Nodes, table: TypeTable) -> bool:
+def _goes_with(member: int, leaving: int, nodes: Nodes, table: TypeTable) -> bool:
     """A node leaves itself; ids that are a function of it (openid of a unionid) go with it."""
     if member == leaving:
         return True
@@ -273,7 +271,7 @@ def _children(parents: set[int], nodes: Nodes, rows: Rows, table: TypeTable) -> 
     for place in np.flatnonzero(marked[rows.node] & (rows.kind[owner] != UNBIND)).tolist():
         parent, row = int(rows.node[place]), owner[place]
         for member in rows.node[rows.start[row] : rows.start[row + 1]].tolist():
-            if member != parent and _goes_with(member, parent, {}, nodes, table):
+            if member != parent and _goes_with(member, parent, nodes, table):
                 found[parent].add(member)
     return found
 
@@ -376,7 +374,9 @@ def neighbour_pairs(
     places: Places, types: NDArray[np.int16], table: TypeTable, only: Bools | None = None
 ) -> tuple[Ints, Ints]:
     """Distinct ordered pairs (node, neighbour) seen together where a `max_links` rule counts them; sorted."""
-    ruled = (table.max_links >= 0) & (only[:, None] if only is not None else True)
+    ruled: Bools = table.max_links >= 0
+    if only is not None:
+        ruled = ruled & only[:, None]
     counts = ruled.any(axis=1) | ruled.any(axis=0)
     useful = places.keep(counts[types[places.node]])
     group, node = useful.group, useful.node.astype(np.int64)

@@ -1,4 +1,4 @@
-"""The arrays that resolution works on. Times are microseconds since 1970 (UTC); positions are dense integers."""
+"""The arrays that resolution works on: times in microseconds since 1970 (UTC), positions as dense integers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ NEVER = np.iinfo(np.int64).max
 # Why an identifier, a row of evidence or an edge does not link; codes are stored, words are shown.
 REASONS = (
     "", "blocked", "relay", "expired", "closed", "cut", "shared", "weaker_link", "limit_zero", "function_violated",
-    "absent",
+    "absent", "outside",
 )  # fmt: skip
-(OK, BLOCKED, RELAY, EXPIRED, CLOSED, CUT, SHARED, WEAKER, LIMIT_ZERO, NOT_A_FUNCTION, ABSENT) = range(len(REASONS))
+(OK, BLOCKED, RELAY, EXPIRED, CLOSED, CUT, SHARED, WEAKER, LIMIT_ZERO, NOT_A_FUNCTION, ABSENT, OUTSIDE) = range(
+    len(REASONS)
+)
 
 KINDS = ("bind", "login", "order", "co_occurrence", "hash_of", "manual", "unbind")
 UNBIND = KINDS.index("unbind")
@@ -85,6 +87,7 @@ class Nodes:
     type: NDArray[np.int16]
     group: Small  # dense number of (type, scope)
     barred: Bools  # on the block list
+    forced: NDArray[np.int8]  # > 0: known from before to link nobody, for this reason
 
     def __len__(self) -> int:
         return len(self.node_id)
@@ -92,7 +95,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Rows:
-    """Pieces of evidence. `start[i]:start[i+1]` are row i's places in `node`, the ranks of the identifiers seen together."""
+    """Pieces of evidence. `start[i]:start[i+1]` are row i's places in `node`: ranks of identifiers seen together."""
 
     row_id: Ints
     kind: NDArray[np.int8]
@@ -144,7 +147,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Links:
-    """Evidence after eligibility: places (group, final node) sorted by group, the row of each group, what was kept back."""
+    """Evidence after eligibility: places (group, final node) by group, the row of each group, what was kept back."""
 
     group: Small
     node: Small
@@ -175,7 +178,7 @@ class Edges:
 
 @dataclass(frozen=True)
 class Refusals:
-    """Edges not taken: position in `Edges`, the group (type, scope) whose limit stood against it, and both sides' values."""
+    """Edges not taken, or taken against a limit: position in `Edges`, the (type, scope) in the way, values on either side."""
 
     edge: Ints
     group: Small  # -1: a cannot-link
@@ -202,3 +205,4 @@ class Resolution:
     contested_edges: int
     data_errors: Small  # final nodes of a functional type that had several parents
     neighbours: Small  # most distinct class-0 neighbours per final node, for the gate
+    extent: Small  # per given node: what must be resolved together with it when it changes

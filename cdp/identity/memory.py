@@ -90,6 +90,7 @@ def resolve_items(
         type=np.array([table.names.index(kind) for kind, _, _ in distinct], dtype=np.int16),
         group=np.array([groups[kind, scope] for kind, scope, _ in distinct], dtype=np.int32),
         barred=np.array([identifier in barred for identifier in distinct], dtype=np.bool_),
+        forced=np.zeros(len(distinct), dtype=np.int8),
     )
     assertions = no_assertions()
     pairs = {

@@ -10,6 +10,7 @@ from datetime import date
 
 import phonenumbers
 import polars as pl
+from cryptography.hazmat.primitives import hashes
 
 from cdp.identity.rules import Block, IdentityRules, TypeRules
 
@@ -161,3 +162,10 @@ def _matches(block: Block) -> pl.Expr:
     if block.value is not None:
         return value == block.value
     return value.str.starts_with(block.prefix) if block.prefix is not None else value.str.contains(block.pattern or "")
+
+
+def sm3(text: str) -> str:
+    """SM3 (GB/T 32905-2016) of UTF-8 text, lower-case hex."""
+    digest = hashes.Hash(hashes.SM3())
+    digest.update(text.encode())
+    return digest.finalize().hex()

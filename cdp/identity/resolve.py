@@ -11,6 +11,7 @@ from cdp.identity.graph import (
     ACCEPTED,
     MANUAL,
     NEVER,
+    OK,
     REDUNDANT,
     REJECTED,
     REJECTED_CANNOT,
@@ -37,6 +38,7 @@ def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, 
     eligible = find_eligible(nodes, rows, table, assertions, as_of)
     count = len(eligible.origin)
     must, cannot = _final_pairs(eligible, assertions.must), _final_pairs(eligible, assertions.cannot)
+    must = must[(eligible.status[must] == OK).all(axis=1)]
     edges = build_edges(count, eligible.links, rows, must)
     component = components(count, edges.a, edges.b)
     contested = _contested(component, eligible, edges, cannot, table, as_of)
@@ -48,7 +50,24 @@ def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, 
         origin=eligible.origin, epoch=eligible.epoch, first=eligible.first, last=eligible.last, status=eligible.status,
         component=component, person=person, edges=edges, decision=decision, refusals=refusals, slices=eligible.slices,
         links=eligible.links, contested_edges=replayed, data_errors=eligible.data_errors, neighbours=eligible.neighbours,
+        extent=_extents(nodes, rows, eligible, assertions.must),
     )  # fmt: skip
+
+
+def _extents(nodes: Nodes, rows: Rows, eligible: Eligible, must: Ints) -> Small:
+    """Components over all evidence between nodes that link at all, closed and refused evidence included.
+
+    Whatever changes inside one, nothing outside it can change: every rule looks at a row's linking nodes only.
+    """
+    linking = np.zeros(len(nodes), dtype=np.bool_)
+    linking[eligible.origin[eligible.status == OK]] = True
+    chosen = linking[rows.node]
+    owner, node = rows.owner[chosen], rows.node[chosen]
+    same = owner[1:] == owner[:-1]
+    must = must.astype(np.int32)
+    return components(
+        len(nodes), np.concatenate([node[:-1][same], must[:, 0]]), np.concatenate([node[1:][same], must[:, 1]])
+    )
 
 
 def _final_pairs(eligible: Eligible, pairs: Ints) -> Ints:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from app.context import brand, console, home
 from cdp.sync.model import WATERFALL
 from pipelines import sync_steps
 from pipelines.sync_steps import Desk, desk
-from warehouse import sync_plan
+from warehouse import sync_drift, sync_plan
 from warehouse.sync_page import WORDS
 
 app = typer.Typer(no_args_is_help=True)
@@ -107,6 +108,48 @@ def verify(plan_id: PlanId = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def undo(plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> None:
+    """Plan the way back from an applied plan, for relations still as we left them. Then approve and apply that plan."""
+    with desk(home(), who=who) as open_desk, _bars(as_json) as progress:
+        undone = sync_steps.undo(open_desk, plan_id, progress=progress)
+        page = str(open_desk.home.plans / undone.plan.plan_id / "plan.html")
+    _print_plan(undone.plan.summary, page, as_json)
+    if not as_json:
+        _say(False, {"changed since": undone.left, "gone": undone.gone})
+    _exit_for(undone.plan.verdict)
+
+
+@app.command()
+def adopt(
+    group: Annotated[str, typer.Argument(help="name of the tag group in WeCom")], who: Who = None, as_json: Json = False
+) -> None:
+    """Take over a tag group that this app created in WeCom but the register does not know."""
+    with desk(home(), who=who) as open_desk:
+        taken = sync_steps.adopt(open_desk, group)
+    _say(as_json, {"group": group, "tags": taken})
+
+
+@app.command()
+def drift(
+    everyone: Annotated[bool, typer.Option("--all", help="read every employee, not only those that are due")] = False,
+    days: Annotated[int, typer.Option(min=1, help="show drift of this many days")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Read employees on the rota and show what others changed, by employee, tag and direction."""
+    with desk(home()) as open_desk, _bars(as_json) as progress:
+        report = sync_steps.drift(open_desk, everyone=everyone, progress=progress)
+        rows = sync_drift.summary(open_desk.ledger, since=open_desk.now() - timedelta(days=days))
+    if as_json:
+        console.print_json(json.dumps({"found": len(report.drift), "new": report.new, "drift": rows}, default=str))
+        return
+    table = Table("employee", "tag", "direction", "by", "relations", "last seen")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console.print(table)
+    _say(False, {"found": len(report.drift), "new": report.new, "put to rest": report.frozen})
+
+
+@app.command()
 def stop(
     clear: Annotated[bool, typer.Option("--clear", help="take the kill switch away again")] = False,
 ) -> None:
@@ -127,8 +170,8 @@ def status(as_json: Json = False) -> None:
         rows = [
             {**dict(row), "progress": json.loads(row["progress"] or "{}")}
             for row in open_desk.ledger.rows(
-                "select plan_id, kind, verdict, plans.state, planned_at, run_id, runs.state as run_state, reason, progress,"
-                " progress_at from plans left join runs using (plan_id) order by planned_at desc limit 20"
+                "select plan_id, kind, verdict, plans.state, planned_at, run_id, runs.state as run_state, reason,"
+                " progress, progress_at from plans left join runs using (plan_id) order by planned_at desc limit 20"
             )
         ]
         for row in rows:
@@ -280,7 +323,5 @@ def _exit_for(verdict: str) -> None:
         raise typer.Exit(code)
 
 
-def _instant(text: str) -> Any:
-    from datetime import datetime
-
+def _instant(text: str) -> datetime:
     return datetime.fromisoformat(text)

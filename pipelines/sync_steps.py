@@ -20,26 +20,31 @@ from typing import Any
 
 from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
-from cdp.sync.config import SyncConfig
+from cdp.sync.config import SyncConfig, parse_duration
 from cdp.sync.model import Plan
 from cdp.sync.plan import Inputs
+from cdp.sync.undo import Undone, undo_plan
 from cdp.tags.config import TagsConfig
-from connectors.settings import SourcesConfig, WeComSource
-from connectors.wecom import sync
+from connectors.settings import SourcesConfig, WeComSource, resolve
+from connectors.wecom import alerts, sync
+from connectors.wecom.alerts import State as AlertState
 from connectors.wecom.client import Limits, WeComClient
 from connectors.wecom.connector import client_of
-from connectors.wecom.library import read_remote
+from connectors.wecom.library import adopt_group, read_remote
+from connectors.wecom.replies import WeComError
 from connectors.wecom.sync import ApplyReport, Progress, Session
-from connectors.wecom.verify import VerifyReport
-from warehouse import sync_plan
+from connectors.wecom.verify import VerifyReport, read_staff
+from warehouse import sync_drift, sync_plan
 from warehouse.home import Home, load_config
 from warehouse.publish import current
 from warehouse.reader import open_version
-from warehouse.sync_inputs import gather
+from warehouse.sync_drift import DriftReport
+from warehouse.sync_inputs import gather, group_specs, policies, published_relations
 from warehouse.sync_ledger import SyncLedger
 from warehouse.sync_plan import StoredPlan
 
 Now = Callable[[], datetime]
+_PLAN_ALERTS: dict[str, AlertState] = {"HELD": "held", "STOPPED": "stopped"}
 
 
 def utc_now() -> datetime:
@@ -59,6 +64,7 @@ class Desk:
     client: WeComClient
     who: str
     now: Now
+    environment: Mapping[str, str]
 
     def session(self, *, stop: Callable[[], str | None] | None = None, progress: Progress | None = None) -> Session:
         """What apply and verify work with; the kill switch file of the home always counts."""
@@ -92,7 +98,7 @@ def desk(
     client = client_of(settings, root=home.root, environment=environment, where=config.source, limits=limits)
     brand, tags = load_config(home, "cdp.yaml", BrandConfig), load_config(home, "tags.yaml", TagsConfig)
     with SyncLedger(home.sync_ledger) as ledger, client:
-        yield Desk(home, brand, config, tags, ledger, client, who or user(environment), now)
+        yield Desk(home, brand, config, tags, ledger, client, who or user(environment), now, environment)
 
 
 def user(environment: Mapping[str, str] = os.environ) -> str:
@@ -134,8 +140,76 @@ def inputs(desk: Desk, *, canary: float | None = None) -> Inputs:
 
 
 def plan(desk: Desk, *, canary: float | None = None) -> Plan:
-    """Make, store and record a plan. Sends nothing."""
-    return sync_plan.make_plan(desk.home, desk.ledger, inputs(desk, canary=canary), locale=desk.brand.locale)
+    """Make, store and record a plan. Sends nothing to WeCom; a held or stopped plan is told to the group bot."""
+    note_drift(desk)
+    made = sync_plan.make_plan(desk.home, desk.ledger, inputs(desk, canary=canary), locale=desk.brand.locale)
+    state = _PLAN_ALERTS.get(made.verdict)
+    if state is not None:
+        gates = [gate.zh if desk.brand.locale == "zh" else gate.en for gate in made.gates if gate.verdict != "pass"]
+        alert(desk, state, made.plan_id, {str(number): text for number, text in enumerate(gates[:5], start=1)})
+    return made
+
+
+def note_drift(desk: Desk) -> DriftReport:
+    """Compare the published version's newer reads with what we last left."""
+    version = current(desk.home)
+    with open_version(version) as con:
+        found = published_relations(desk.home, con, desk.client.corpid, desk.config.source, version.published_at)
+    return sync_drift.from_version(desk.ledger, found, policies(desk.config, desk.tags), now=desk.now())
+
+
+def drift(desk: Desk, *, everyone: bool = False, progress: Progress | None = None) -> DriftReport:
+    """Read the employees that are due (all with *everyone*) and record what others changed. Sends nothing."""
+    promise = parse_duration(desk.config.verify.read_promise)
+    staff = desk.client.follow_users()
+    due = staff if everyone else desk.ledger.due(staff, before=desk.now() - promise)
+    groups = policies(desk.config, desk.tags)
+    reports = []
+    step = desk.session(progress=progress).step("read")
+    for userids, reads in read_staff(desk.client, due, done=step):
+        reports.append(sync_drift.from_reads(desk.ledger, reads, groups, now=desk.now()))
+        desk.ledger.mark_rota(userids, now=desk.now())
+    return DriftReport(
+        drift=tuple(item for report in reports for item in report.drift),
+        new=sum(report.new for report in reports),
+        frozen=sum(report.frozen for report in reports),
+    )
+
+
+def undo(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -> Undone:
+    """Plan the way back from an applied plan: its relations are read, and those still as we left them are restored by
+    the plan this makes. Sends nothing itself."""
+    row = desk.ledger.plan_row(plan_id)
+    run_id, _ = desk.ledger.run_of(row["plan_id"])
+    ops = list(desk.ledger.ops(run_id, states=("acked", "verified", "gap", "human_changed")))
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    step = desk.session(progress=progress).step("read")
+    for _, reads in read_staff(desk.client, sorted({op.userid for op in ops}), done=step):
+        found |= {(read.userid, read.external_userid): frozenset(read.tag_ids) for read in reads}
+        desk.ledger.save_reads(reads, now=desk.now())
+    ids = {tag.key: tag.tag_id for tag in desk.ledger.register() if tag.state in ("active", "draining")}
+    undone = undo_plan(inputs(desk), row["plan_id"], ops, found, ids)
+    sync_plan.store(desk.home, desk.ledger, undone.plan, now=desk.now(), locale=desk.brand.locale)
+    return undone
+
+
+def adopt(desk: Desk, group_name: str) -> int:
+    """Take over the WeCom tag group *group_name* for the group of ours that is written to it; returns the tags taken.
+    Only possible where this app created it, which an edit that changes nothing shows."""
+    remote = read_remote(desk.client)
+    with open_version(current(desk.home)) as con:
+        groups = group_specs(con, desk.config, desk.tags, desk.ledger.register())
+    return adopt_group(desk.client, desk.ledger, group_name, groups, remote, who=desk.who, now=desk.now)
+
+
+def alert(desk: Desk, state: AlertState, plan_id: str, facts: Mapping[str, str]) -> None:
+    """Tell the group bot, if there is one. A bot that does not answer is noted in the audit log and nothing else."""
+    if desk.config.alerts.webhook is None:
+        return
+    address = resolve(desk.config.alerts.webhook, desk.environment, desk.home.root, where="sync.alerts.webhook")
+    text = alerts.message(state, plan_id=plan_id, facts=dict(facts), locale=desk.brand.locale)
+    fault = alerts.send(address, text)
+    desk.ledger.audit(desk.who, "alert", now=desk.now(), plan_id=plan_id, state=state, fault=fault)
 
 
 def approve(desk: Desk, plan_id: str | None, *, reason: str) -> StoredPlan:
@@ -150,13 +224,28 @@ def apply(
     ready = sync_plan.ready(
         desk.home, desk.ledger, plan_id, desk.config, version=current(desk.home).version, now=desk.now()
     )
-    return sync.apply(ready, desk.session(stop=stop, progress=progress), holder=holder())
+    before = desk.ledger.last_outcome()
+    try:
+        report = sync.apply(ready, desk.session(stop=stop, progress=progress), holder=holder())
+    except WeComError as error:
+        alert(desk, "stopped", ready.plan_id, {"reason": f"{error.path} {error.errcode}"})
+        raise
+    counts = {state: str(count) for state, count in report.counts.items()}
+    if report.outcome == "DONE" and before in ("stopped", "partial"):
+        alert(desk, "recovered", report.plan_id, counts)
+    elif report.outcome != "DONE":
+        state: AlertState = "stopped" if report.outcome == "STOPPED" else "partial"
+        alert(desk, state, report.plan_id, counts | ({"reason": report.reason} if report.reason else {}))
+    return report
 
 
 def verify(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -> VerifyReport:
     """Read back what a plan wrote, and a sample of the employees it did not touch."""
     row = desk.ledger.plan_row(plan_id)
-    return sync.verify(row["plan_id"], desk.session(progress=progress), others=desk.client.follow_users())
+    report = sync.verify(row["plan_id"], desk.session(progress=progress), others=desk.client.follow_users())
+    if report.gap > desk.config.verify.gap_alert * max(report.verified + report.gap, 1):
+        alert(desk, "gaps", row["plan_id"], {"verified": str(report.verified), "gap": str(report.gap)})
+    return report
 
 
 @contextmanager

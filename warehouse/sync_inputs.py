@@ -109,6 +109,14 @@ def group_specs(
     return tuple(specs)
 
 
+def policies(config: SyncConfig, tags: TagsConfig) -> tuple[GroupSpec, ...]:
+    """The groups that are sent, with their rules but without their tags: enough to judge drift."""
+    return tuple(
+        GroupSpec(key=group, name=target.group, order=0, tags=(), **_rule(config, group, _MODES[target.mode]))
+        for group, target in tags.write_back.items()
+    )
+
+
 def _open_values(con: duckdb.DuckDBPyConnection, group: str, register: Sequence[RegisteredTag]) -> list[str]:
     rows = con.execute("select distinct value from marts.fct_tags_current where tag_group = ?", [group]).fetchall()
     known = {tag.value for tag in register if tag.group == group and tag.state == "active"}
@@ -177,10 +185,25 @@ def staff(con: duckdb.DuckDBPyConnection, corpid: str) -> pl.DataFrame:
 def base_relations(
     home: Home, con: duckdb.DuckDBPyConnection, ledger: SyncLedger, corpid: str, source: str, published_at: datetime
 ) -> pl.DataFrame:
-    """Relations (`RELATIONS_SCHEMA`) with their tags as last read: by the newest pull in the version, or by us since.
+    """Relations (`RELATIONS_SCHEMA`) with their tags as last read: by the version's newest pull, or by us since."""
+    frame = published_relations(home, con, corpid, source, published_at)
+    ours = ledger.reads().rename({"tag_ids": "our_tags", "read_at": "our_read"})
+    newer = pl.col("our_read").is_not_null() & (pl.col("read_at").is_null() | (pl.col("our_read") >= pl.col("read_at")))
+    return (
+        frame.join(ours, on=["userid", "external_userid"], how="left", maintain_order="left")
+        .with_columns(
+            pl.when(newer).then("our_tags").otherwise("tag_ids").alias("tag_ids"),
+            pl.when(newer).then("our_read").otherwise("read_at").alias("read_at"),
+        )
+        .select(*RELATIONS_SCHEMA)
+    )
 
-    A relation that a pull found unchanged is as fresh as that pull; a read-back newer than the pull wins.
-    """
+
+def published_relations(
+    home: Home, con: duckdb.DuckDBPyConnection, corpid: str, source: str, published_at: datetime
+) -> pl.DataFrame:
+    """Relations (`RELATIONS_SCHEMA`) of the published version. One that a pull found unchanged is as fresh as that
+    pull."""
     pulled = last_pull(home.landing_ledger, source, published_at)
     frame = _frame(
         con,
@@ -194,16 +217,7 @@ def base_relations(
     ).with_columns(pl.col("tag_ids").fill_null([]), pl.col("is_active").fill_null(True))
     if pulled is not None:
         frame = frame.with_columns(pl.max_horizontal("read_at", pl.lit(pulled).cast(RELATIONS_SCHEMA["read_at"])))
-    ours = ledger.reads().rename({"tag_ids": "our_tags", "read_at": "our_read"})
-    newer = pl.col("our_read").is_not_null() & (pl.col("read_at").is_null() | (pl.col("our_read") >= pl.col("read_at")))
-    return (
-        frame.join(ours, on=["userid", "external_userid"], how="left", maintain_order="left")
-        .with_columns(
-            pl.when(newer).then("our_tags").otherwise("tag_ids").alias("tag_ids"),
-            pl.when(newer).then("our_read").otherwise("read_at").alias("read_at"),
-        )
-        .select(*RELATIONS_SCHEMA)
-    )
+    return frame.select(*RELATIONS_SCHEMA)
 
 
 def _utc(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:

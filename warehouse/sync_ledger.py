@@ -389,6 +389,13 @@ class SyncLedger:
                 [(move.state, move.reason, iso(now), run_id, move.seq) for move in moves],
             )
 
+    def last_outcome(self) -> str | None:
+        """How the last apply ended: `done`, `partial` or `stopped`; None before the first."""
+        row = self._one(
+            "select action from audit where action in ('done', 'partial', 'stopped') order by seq desc limit 1"
+        )
+        return row["action"] if row else None
+
     def counts(self, run_id: int) -> dict[str, int]:
         """Ops by state."""
         rows = self.rows(

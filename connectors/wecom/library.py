@@ -9,7 +9,8 @@ from typing import Any
 
 from cdp.errors import FatalError
 from cdp.sync.ledger import Ledger
-from cdp.sync.model import LibraryChange, RegisteredTag, Remote, RemoteTag
+from cdp.sync.library import adoption
+from cdp.sync.model import GroupSpec, LibraryChange, RegisteredTag, Remote, RemoteTag
 from connectors.wecom.client import WeComClient
 from connectors.wecom.replies import WeComError
 
@@ -150,3 +151,35 @@ def _delete(client: WeComClient, tag: RegisteredTag) -> None:
     except WeComError as error:
         if error.errcode != 40068:  # already gone: what we wanted
             raise
+
+
+def adopt_group(
+    client: WeComClient,
+    ledger: Ledger,
+    group_name: str,
+    groups: Sequence[GroupSpec],
+    remote: Remote,
+    *,
+    who: str,
+    now: Callable[[], datetime],
+) -> int:
+    """Register the tags of an existing group that this app created; returns how many. Raises `ConfigError` where the
+    app may not, with what to do instead."""
+    there = [tag for tag in remote.tags if tag.group_name == group_name]
+    changes = adoption(group_name, groups, remote, created_by_app=bool(there) and _may_edit(client, there[0]))
+    by_id = {tag.tag_id: tag for tag in there}
+    adopted = [registered(change, by_id[str(change.tag_id)]) for change in changes]
+    ledger.save_registered(adopted, now=now())
+    ledger.audit(who, "adopt", now=now(), group=group_name, tags=len(adopted))
+    return len(adopted)
+
+
+def _may_edit(client: WeComClient, tag: RemoteTag) -> bool:
+    """Whether WeCom lets this app edit the tag: asked by giving it the name it has."""
+    try:
+        client.edit_tag(tag.tag_id, name=tag.name)
+    except WeComError as error:
+        if error.kind == "RETRY":
+            raise
+        return False
+    return True

@@ -232,7 +232,8 @@ def _code(ask: Ask) -> Any:
     code = f"code{time.monotonic_ns()}"
     ask.world.state.run(
         "insert into mp_codes values (?, ?, ?, ?, ?, ?, ?, 0)",
-        code, ask.body["appid"], ask.body["kind"], ask.body.get("openid"), ask.body.get("unionid"), ask.body.get("phone"), int(ask.world.now()),
+        code, ask.body["appid"], ask.body["kind"], ask.body.get("openid"), ask.body.get("unionid"),
+        ask.body.get("phone"), int(ask.world.now()),
     )  # fmt: skip
     return {"code": code}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
-# code: answer this errcode · http: answer this status, empty body · delay: wait `ms` · drop: answer success, change nothing
-# cut: break the connection · hang: never answer · expire_token: 42001 and the token is dead · restart: the process starts anew
+# code: answer this errcode · http: answer this status, empty body · delay: wait `ms` · drop: say yes, change nothing
+# cut: break the connection · hang: never answer · expire_token: the token dies first · restart: the process starts anew
 Kind = Literal["code", "http", "delay", "drop", "cut", "hang", "expire_token", "restart"]
 
 
@@ -17,8 +17,8 @@ Kind = Literal["code", "http", "delay", "drop", "cut", "hang", "expire_token", "
 class Fault:
     """One rule. *path*: endpoint path below `/cgi-bin/`, `*` allowed. *when*: before or after the call took effect.
 
-    *rate*: share of matching calls it hits; *after*: matching calls it lets pass first; *count*: hits it has left (None =
-    without end); *match*: values of query or body that must be equal (`{"userid": "…"}`).
+    *rate*: share of matching calls it hits; *after*: matching calls it lets pass first; *count*: hits left (None: no
+    end); *match*: values of query or body that must be equal (`{"userid": "…"}`).
     """
 
     kind: Kind

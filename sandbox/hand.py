@@ -1,4 +1,4 @@
-"""What people do by hand in WeCom between a pull and a push. Each action changes the state and raises its callback event."""
+"""What people do by hand in WeCom between a pull and a push. Each action changes the state and raises its event."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def add_relation(world: World, action: Action) -> None:
     )
     half = bool(action.get("half"))
     state.run(
-        "insert into relations (userid, external_userid, createtime, oper_userid, add_way, state, status) values (?, ?, ?, ?, ?, ?, ?)",
+        "insert into relations (userid, external_userid, createtime, oper_userid, add_way, state, status)"
+        " values (?, ?, ?, ?, ?, ?, ?)",
         action["userid"], action["external_userid"], action.get("createtime", now), action["external_userid"],
         action.get("add_way", 1), action.get("state", ""), "half" if half else "normal",
     )  # fmt: skip
@@ -172,7 +173,8 @@ def delete_tag(world: World, action: Action) -> None:
 def join_group(world: World, action: Action) -> None:
     world.state.run(
         "insert or replace into group_members values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        action["chat_id"], action["external_userid"], 2, action.get("unionid"), int(world.now()), action.get("join_scene", 3),
+        action["chat_id"], action["external_userid"], 2, action.get("unionid"), int(world.now()),
+        action.get("join_scene", 3),
         action.get("invitor"), action.get("state"), action.get("name", ""),
     )  # fmt: skip
     _group_event(world, action, "add_member", "JoinScene", str(action.get("join_scene", 3)))
@@ -216,7 +218,7 @@ def set_scope(world: World, action: Action) -> None:
 
 
 def set_app(world: World, action: Action) -> None:
-    """An admin changes an app: `callable`, `enabled`, `visible` (list or null), `trusted_ips` (list or null), `secret`."""
+    """An admin changes an app: `callable`, `enabled`, `visible` and `trusted_ips` (list or null), `secret`."""
     for name in ("callable", "enabled", "secret"):
         if name in action:
             world.state.run(f"update apps set {name} = ? where agentid = ?", action[name], action["agentid"])
@@ -235,7 +237,8 @@ def unsubscribe(world: World, action: Action) -> None:
 ACTIONS: dict[str, Callable[[World, Action], Any]] = {
     action.__name__: action
     for action in (
-        mark, remark, add_relation, add_back, remove_customer, remove_staff, leave, transfer, create_tag, rename_tag, delete_tag,
+        mark, remark, add_relation, add_back, remove_customer, remove_staff, leave, transfer,
+        create_tag, rename_tag, delete_tag,
         join_group, quit_group, dismiss_group, confirm_message, set_scope, set_app, unsubscribe,
     )
 }  # fmt: skip

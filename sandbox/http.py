@@ -69,7 +69,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One path. *empty*: fields a refusal still carries. *claims*: what the call holds while it runs (key, code when held)."""
+    """One path. *empty*: fields a refusal still carries. *claims*: what it holds meanwhile (key, code if held)."""
 
     method: str
     handler: Callable[[Call], dict[str, Any]]
@@ -175,7 +175,8 @@ class World:
             return
         now = int(self.now())
         for scope, name, length in (
-            ("corp", "per_minute", 60), ("corp", "per_hour", 3600), (address, "ip_per_minute", 60), (address, "ip_per_hour", 3600),
+            ("corp", "per_minute", 60), ("corp", "per_hour", 3600),
+            (address, "ip_per_minute", 60), (address, "ip_per_hour", 3600),
         ):  # fmt: skip
             limit = limits.get(f"{name}:{path}", limits[name])
             key = (f"{scope}:{owner}" if scope == "corp" else scope, path, length)
@@ -227,7 +228,10 @@ class Application:
         started = time.monotonic() - self.epoch
         client = tuple(scope.get("client") or ("127.0.0.1", 0))
         call = Call(world, path, query, {}, _address(scope, client))
-        code, body, faults, status = 0, {}, [], 200
+        code: int | None = 0
+        body: dict[str, Any] = {}
+        faults: list[Fault] = []
+        status = 200
         world.in_flight[path] += 1
         in_flight = world.in_flight[path]
         try:
@@ -415,7 +419,7 @@ class _CutError(Exception):
 
 
 def _json_body(method: str, raw: bytes, refuse_escapes: bool) -> tuple[dict[str, Any], int]:
-    """The JSON object of a POST and the code to refuse with: 40063 when it is none, 40033 on escaped unicode, else 0."""
+    """The JSON object of a POST and the code to refuse it with: 40063 not JSON, 40033 escaped unicode, else 0."""
     if method != "POST" or not raw.strip():
         return {}, 0
     try:
@@ -440,7 +444,8 @@ async def _read(receive: Receive) -> bytes:
     body = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        part: bytes = message.get("body", b"")
+        body += part
         if not message.get("more_body"):
             return body
 

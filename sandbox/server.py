@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -10,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
 from ruamel.yaml import YAML
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.importer import import_from_string
 
 from sandbox import official_account, wecom, wecom_more
 from sandbox.admin import admin, apply_scenario
@@ -43,14 +46,12 @@ def load_scenario(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _protocol(world: World) -> type[Any]:
+def _protocol(world: World) -> type[asyncio.Protocol]:
     """uvicorn's HTTP protocol, which also notes the transport of each client so that a fault can break it."""
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
-    except ImportError:
-        Base = H11Protocol  # type: ignore[misc, assignment]
+    found = import_from_string(HTTP_PROTOCOLS["httptools" if find_spec("httptools") else "h11"])
+    base: Any = found
 
-    class Noting(Base):  # type: ignore[misc, valid-type]
+    class Noting(base):  # type: ignore[misc]
         def connection_made(self, transport: Any) -> None:
             self.peer = tuple(transport.get_extra_info("peername") or ("", 0))[:2]
             world.transports[self.peer] = transport
@@ -75,12 +76,12 @@ def serve(state_path: Path, *, host: str, port: int, scenario: Path | None = Non
 
     def restart() -> None:
         arguments = ["serve", "--state", str(state_path), "--host", host, "--port", str(port)]
-        os.execv(sys.executable, [sys.executable, "-m", "sandbox", *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "sandbox", *arguments])  # noqa: S606 (this very program)
 
     world.restart = restart
     application = Application(world, routes(), admin)
     config = uvicorn.Config(
-        application,  # type: ignore[arg-type]
+        application,
         log_level="warning",
         access_log=False,
         http=_protocol(world),
@@ -121,8 +122,7 @@ class RunningServer:
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        return self._process.pid if self._process is not None else 0
 
     def _launch(self) -> None:
         command = [sys.executable, "-m", "sandbox", "serve", "--state", str(self.state_path), "--host", self.host]
@@ -153,7 +153,7 @@ class RunningServer:
         raise RuntimeError(f"the sandbox server did not answer within {STARTUP_SECONDS:.0f} s on {self.root_url}")
 
     def admin(self, method: str, name: str, body: Any = None, **query: Any) -> Any:
-        """One admin call, e.g. `admin("POST", "faults", {"kind": "drop", "path": "externalcontact/mark_tag", "rate": 0.03})`."""
+        """One admin call, e.g. `admin("POST", "faults", {"kind": "drop", "path": "*/mark_tag", "rate": 0.03})`."""
         reply = self.client.request(method, f"{self.root_url}/_sandbox/{name}", json=body, params=query)
         if reply.status_code != 200:
             raise RuntimeError(f"{method} /_sandbox/{name}: {reply.text}")

@@ -1,7 +1,7 @@
 """The server's state in one SQLite file: schema, settings, and the few queries every endpoint shares.
 
-Reads and writes go straight to SQLite (WAL, `synchronous=off`): a committed write survives the death of the process, and
-a commit costs some tens of microseconds. Only settings, apps, staff and tags are kept in memory beside it.
+Reads and writes go straight to SQLite (WAL, `synchronous=off`): a committed write survives the death of the process,
+and a commit costs some tens of microseconds. Only settings, apps, staff and tags are kept in memory beside it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 SCHEMA = """
 create table if not exists settings (key text primary key, value text not null);
 create table if not exists apps (
-    agentid integer primary key, name text not null, secret text not null unique, kind text not null default 'self_built',
-    callable integer not null default 1, enabled integer not null default 1,
+    agentid integer primary key, name text not null, secret text not null unique,
+    kind text not null default 'self_built', callable integer not null default 1, enabled integer not null default 1,
     visible text, trusted_ips text
 );
 create table if not exists tokens (
@@ -29,14 +29,16 @@ create table if not exists staff (
     in_scope integer not null default 1, status integer not null default 1, left_at integer
 );
 create table if not exists contacts (
-    external_userid text primary key, name text not null, type integer not null default 1, gender integer not null default 0,
-    avatar text not null default '', unionid text, openid text, corp_name text, position text
+    external_userid text primary key, name text not null, type integer not null default 1,
+    gender integer not null default 0, avatar text not null default '', unionid text, openid text,
+    corp_name text, position text
 ) without rowid;
 create table if not exists relations (
     rid integer primary key, userid text not null, external_userid text not null, createtime integer not null,
     remark text not null default '', description text not null default '', tag_ids text not null default '',
-    personal_tags text not null default '', remark_mobiles text not null default '', remark_corp_name text not null default '',
-    oper_userid text not null default '', add_way integer not null default 0, state text not null default '',
+    personal_tags text not null default '', remark_mobiles text not null default '',
+    remark_corp_name text not null default '', oper_userid text not null default '',
+    add_way integer not null default 0, state text not null default '',
     status text not null default 'normal', ended_at integer
 );
 create unique index if not exists relations_pair on relations (external_userid, userid);
@@ -49,7 +51,9 @@ create table if not exists tags (
     tag_id text primary key, group_id text not null, name text not null, ord integer not null default 0,
     create_time integer not null, agentid integer, deleted integer not null default 0
 );
-create table if not exists strategies (strategy_id integer primary key, name text not null, agentid integer, members text);
+create table if not exists strategies (
+    strategy_id integer primary key, name text not null, agentid integer, members text
+);
 create table if not exists groups (
     chat_id text primary key, name text not null, owner text not null, status integer not null default 0,
     create_time integer not null, notice text not null default '', dismissed integer not null default 0
@@ -66,8 +70,8 @@ create table if not exists contact_ways (
 );
 create table if not exists behavior (
     userid text not null, day integer not null, chat_cnt integer not null, message_cnt integer not null,
-    reply_percentage real, avg_reply_time integer, negative_feedback_cnt integer not null, new_apply_cnt integer not null,
-    new_contact_cnt integer not null, primary key (userid, day)
+    reply_percentage real, avg_reply_time integer, negative_feedback_cnt integer not null,
+    new_apply_cnt integer not null, new_contact_cnt integer not null, primary key (userid, day)
 ) without rowid;
 create table if not exists transfers (
     external_userid text not null, handover text not null, takeover text not null, asked_at integer not null,
@@ -75,18 +79,25 @@ create table if not exists transfers (
     primary key (external_userid, handover, takeover)
 );
 create table if not exists messages (
-    msgid text primary key, chat_type text not null, sender text not null, content text not null, create_time integer not null,
-    status integer not null default 0
+    msgid text primary key, chat_type text not null, sender text not null, content text not null,
+    create_time integer not null, status integer not null default 0
 );
 create table if not exists message_sends (
     msgid text not null, userid text not null, external_userid text not null, status integer not null default 0,
     send_time integer not null default 0, primary key (msgid, external_userid)
 );
-create table if not exists webhook_messages (seq integer primary key, at real not null, key text not null, body text not null);
+create table if not exists join_ways (config_id text primary key, body text not null);
+create table if not exists acquisition_links (
+    link_id text primary key, name text not null, state text not null, users text not null, create_time integer not null
+);
+create table if not exists webhook_messages (
+    seq integer primary key, at real not null, key text not null, body text not null
+);
 create table if not exists oa_accounts (appid text primary key, secret text not null, bound integer not null default 1);
 create table if not exists oa_followers (
-    seq integer primary key, appid text not null, openid text not null, unionid text, subscribe integer not null default 1,
-    subscribe_time integer not null, subscribe_scene text not null default 'ADD_SCENE_QR_CODE', qr_scene integer not null default 0,
+    seq integer primary key, appid text not null, openid text not null, unionid text,
+    subscribe integer not null default 1, subscribe_time integer not null,
+    subscribe_scene text not null default 'ADD_SCENE_QR_CODE', qr_scene integer not null default 0,
     qr_scene_str text not null default '', remark text not null default '', tag_ids text not null default '',
     language text not null default 'zh_CN'
 );

@@ -151,7 +151,7 @@ def contact_list(call: Call) -> dict[str, Any]:
 
 
 def external_contact(call: Call, row: Mapping[str, Any] | sqlite3.Row) -> dict[str, Any]:
-    """The contact object of both reads: unionid only for WeChat users and only when bound, firm fields only for type 2."""
+    """The contact object of both reads: unionid for WeChat users and only when bound, firm fields only for type 2."""
     gender = row["gender"]
     contact: dict[str, Any] = {
         "external_userid": row["external_userid"],
@@ -209,7 +209,7 @@ def contact_get(call: Call) -> dict[str, Any]:
     contact = call.state.one("select * from contacts where external_userid = ?", external_userid)
     if contact is None:
         raise ApiError(40096)
-    after = _cursor(call.query.get("cursor", ""), "get", external_userid)
+    after = cursor_of(call.query.get("cursor", ""), "get", external_userid)
     rows = call.state.all(
         "select * from relations where external_userid = ? and rid > ? order by rid", external_userid, after[0]
     )
@@ -223,7 +223,7 @@ def contact_get(call: Call) -> dict[str, Any]:
         follow.append(info | {"tags": _tags_of(call.state, row)})
     reply: dict[str, Any] = {"external_contact": external_contact(call, contact), "follow_user": follow}
     if len(rows) > 500:
-        reply["next_cursor"] = _encode("get", external_userid, rows[499]["rid"], 0)
+        reply["next_cursor"] = encode_cursor("get", external_userid, rows[499]["rid"], 0)
     return reply
 
 
@@ -233,11 +233,11 @@ def _known(call: Call, external_userid: str) -> bool:
     return any(visible(call, row["userid"]) for row in rows)
 
 
-def _encode(kind: str, scope: str, first: int, second: int) -> str:
+def encode_cursor(kind: str, scope: str, first: int, second: int) -> str:
     return base64.urlsafe_b64encode(json.dumps([kind, scope, first, second]).encode()).decode()
 
 
-def _cursor(text: str, kind: str, scope: str) -> tuple[int, int]:
+def cursor_of(text: str, kind: str, scope: str) -> tuple[int, int]:
     """What a cursor stands for; 40058 when it is broken or was given for another list."""
     if not text:
         return 0, 0
@@ -269,7 +269,7 @@ def batch_get_by_user(call: Call) -> dict[str, Any]:
     limit = call.number("limit", 50) or 50
     limit = min(max(limit, 1), 100)
     scope = "|".join(userids) if len(userids) < 3 else str(hash_of(userids))
-    index, rid = _cursor(str(call.body.get("cursor") or ""), "batch", scope)
+    index, rid = cursor_of(str(call.body.get("cursor") or ""), "batch", scope)
     if (
         call.state.settings["short_page_rate"]
         and call.world.faults.random.random() < call.state.settings["short_page_rate"]
@@ -285,7 +285,7 @@ def batch_get_by_user(call: Call) -> dict[str, Any]:
                 found.append({"external_contact": external_contact(call, row), "follow_info": follow_info(row)})
         if len(rows) == 0:
             index, rid = index + 1, 0
-    following = _encode("batch", scope, index, rid) if _more(call.state, userids, index, rid) else ""
+    following = encode_cursor("batch", scope, index, rid) if _more(call.state, userids, index, rid) else ""
     return {"external_contact_list": found, "next_cursor": following, "fail_info": {"unlicensed_userid_list": []}}
 
 
@@ -527,7 +527,8 @@ def delete_tags(state: State, tag_ids: set[str]) -> None:
     for tag_id in sorted(tag_ids):
         state.run("update tags set deleted = 1 where tag_id = ?", tag_id)
     state.run(
-        "update tag_groups set deleted = 1 where group_id not in (select group_id from tags where not deleted) and not deleted"
+        "update tag_groups set deleted = 1"
+        " where not deleted and group_id not in (select group_id from tags where not deleted)"
     )
     if state.settings["delete_strips_customers"]:
         strip_tags(state, tag_ids)
@@ -639,7 +640,7 @@ def groupchat_list(call: Call) -> dict[str, Any]:
         raise ApiError(40058)
     if not owners and len(call.state.staff) > 1000 and not call.body.get("cursor"):
         raise ApiError(81017)
-    offset, _ = _cursor(str(call.body.get("cursor") or ""), "chats", str(status))
+    offset, _ = cursor_of(str(call.body.get("cursor") or ""), "chats", str(status))
     rows = call.state.all(
         "select rowid, chat_id, owner, status from groups where not dismissed and rowid > ? order by rowid", offset
     )
@@ -653,7 +654,7 @@ def groupchat_list(call: Call) -> dict[str, Any]:
     reply: dict[str, Any] = {
         "group_chat_list": [{"chat_id": row["chat_id"], "status": row["status"]} for row in rows[:limit]]
     }
-    reply["next_cursor"] = _encode("chats", str(status), rows[limit - 1]["rowid"], 0) if len(rows) > limit else ""
+    reply["next_cursor"] = encode_cursor("chats", str(status), rows[limit - 1]["rowid"], 0) if len(rows) > limit else ""
     return reply
 
 
@@ -793,16 +794,16 @@ def list_contact_way(call: Call) -> dict[str, Any]:
     now = int(call.world.now())
     start, end = call.number("start_time", now - 90 * 86400), call.number("end_time", now)
     limit = min(max(call.number("limit", 100) or 100, 1), 1000)
-    offset, _ = _cursor(
+    offset, _ = cursor_of(
         str(call.body.get("cursor") or ""), "ways", f"{start}-{end}" if "start_time" in call.body else ""
     )
     rows = call.state.all(
-        "select rowid, config_id from contact_ways where by_api and not temporary and create_time between ? and ? and rowid > ?"
-        " order by rowid limit ?",
+        "select rowid, config_id from contact_ways where by_api and not temporary and create_time between ? and ?"
+        " and rowid > ? order by rowid limit ?",
         start, end, offset, limit + 1,
     )  # fmt: skip
     scope = f"{start}-{end}" if "start_time" in call.body else ""
-    following = _encode("ways", scope, rows[limit - 1]["rowid"], 0) if len(rows) > limit else ""
+    following = encode_cursor("ways", scope, rows[limit - 1]["rowid"], 0) if len(rows) > limit else ""
     return {"contact_way": [{"config_id": row["config_id"]} for row in rows[:limit]], "next_cursor": following}
 
 
@@ -813,7 +814,8 @@ def update_contact_way(call: Call) -> dict[str, Any]:
         raise ApiError(41041)
     call.state.run(
         "update contact_ways set remark = ?, state = ?, users = ? where config_id = ?",
-        str(call.body.get("remark", row["remark"])), str(call.body.get("state", row["state"])), json.dumps(users), row["config_id"],
+        str(call.body.get("remark", row["remark"])), str(call.body.get("state", row["state"])),
+        json.dumps(users), row["config_id"],
     )  # fmt: skip
     return {}
 

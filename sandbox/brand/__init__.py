@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from sandbox.brand import commerce, files, names, records, tracking, wecom_state
 from sandbox.brand import people as crowd
-from sandbox.brand.ids import gather, numbered
+from sandbox.brand.ids import Floats, gather, numbered
 from sandbox.brand.truth import Evidence
 
 
@@ -68,7 +69,7 @@ def generate(
     relations = wecom_state.make_relations(rng[2], folk, time)
     evidence = _evidence(folk)
     stage(f"{len(purchases):,} orders, {len(relations.account):,} relations")
-    devices = tracking.make_devices(rng[3], folk, purchases)
+    devices = tracking.make_devices(rng[3], folk)
     _register_devices(evidence, devices)
     sessions = tracking.make_sessions(rng[3], folk, devices, purchases, relations, time, events)
     tracking.reveal(folk, devices, sessions, evidence)
@@ -137,13 +138,17 @@ def _register_devices(evidence: Evidence, devices: tracking.Devices) -> None:
 
 
 def _write_truth(
-    folder: Path, folk: crowd.People, purchases: commerce.Purchases, relations: wecom_state.Relations, evidence: Evidence,
-    rates: tuple[np.ndarray, np.ndarray],
-) -> int:  # fmt: skip
+    folder: Path,
+    folk: crowd.People,
+    purchases: commerce.Purchases,
+    relations: wecom_state.Relations,
+    evidence: Evidence,
+    rates: tuple[Floats, Floats],
+) -> int:
     frame = evidence.identifiers()
     frame.write_parquet(folder / "identifiers.parquet")
     _persons(folk, purchases, rates).write_parquet(folder / "persons.parquet")
-    _orders(purchases, folk).write_parquet(folder / "orders.parquet")
+    _orders(purchases).write_parquet(folder / "orders.parquet")
     pl.DataFrame(
         {
             "userid": gather(records.staff_ids(folk), relations.staff),
@@ -158,13 +163,13 @@ def _write_truth(
     return frame.height
 
 
-def _instant(seconds: np.ndarray) -> pl.Series:
+def _instant(seconds: Floats) -> pl.Series:
     """Epoch seconds as UTC instants, NaN as null."""
     micros = pl.Series(np.nan_to_num(seconds, nan=-1.0) * 1_000_000).cast(pl.Int64).replace(-1_000_000, None)
     return micros.cast(pl.Datetime("us", "UTC"))
 
 
-def _persons(folk: crowd.People, purchases: commerce.Purchases, rates: tuple[np.ndarray, np.ndarray]) -> pl.DataFrame:
+def _persons(folk: crowd.People, purchases: commerce.Purchases, rates: tuple[Floats, Floats]) -> pl.DataFrame:
     totals = commerce.person_totals(folk, purchases)
     return pl.DataFrame(
         {
@@ -184,7 +189,7 @@ def _persons(folk: crowd.People, purchases: commerce.Purchases, rates: tuple[np.
     )
 
 
-def _orders(purchases: commerce.Purchases, folk: crowd.People) -> pl.DataFrame:
+def _orders(purchases: commerce.Purchases) -> pl.DataFrame:
     platform = records.words(commerce.PLATFORMS, purchases.platform)
     shops = {commerce.TAOBAO: names.TAOBAO_SHOP, commerce.DOUYIN: names.DOUYIN_SHOP}
     store = "山茶集" + numbered("", purchases.store + 1, 3) + "店"
@@ -228,7 +233,7 @@ def _cases(folk: crowd.People) -> pl.DataFrame:
             ]
             owners = [int(folk.account_person[source]), int(folk.account_person[target])]
             rows.append({"kind": "openid_case", "identifiers": values, "persons": owners, "note": "equal but for case"})
-    schema = {
+    schema: dict[str, Any] = {
         "kind": pl.String,
         "identifiers": pl.List(pl.Struct({"type": pl.String, "scope": pl.String, "value": pl.String})),
         "persons": pl.List(pl.Int64),
@@ -242,7 +247,8 @@ def _write_names(path: Path, report: BrandReport, seed: int, as_of: date) -> Non
         "brand": names.BRAND, "timezone": names.TIMEZONE, "currency": "CNY", "seed": seed, "as_of": as_of.isoformat(),
         "corpid": names.CORPID, "app_secret": names.APP_SECRET, "agentid": names.AGENTID,
         "other_app_secret": names.OTHER_SECRET, "other_agentid": names.OTHER_AGENTID,
-        "oa_appid": names.OA_APPID, "oa_secret": names.OA_SECRET, "mp_appid": names.MP_APPID, "mp_secret": names.MP_SECRET,
+        "oa_appid": names.OA_APPID, "oa_secret": names.OA_SECRET,
+        "mp_appid": names.MP_APPID, "mp_secret": names.MP_SECRET,
         "h5_appid": names.H5_APPID, "taobao_shop": names.TAOBAO_SHOP, "douyin_shop": names.DOUYIN_SHOP,
         "counts": {key: value for key, value in asdict(report).items() if key != "seconds"},
     }  # fmt: skip

@@ -99,7 +99,7 @@ def make_purchases(
 def _times(
     rng: np.random.Generator, people: People, time: Calendar, rate: Floats, dropout: Floats, buys: Bools
 ) -> tuple[Ints, Floats]:
-    """Purchase instants: first one soon after coming (a third within three days), then exponential gaps until drop-out."""
+    """Purchase instants: the first soon after coming (a third within three days), then exponential gaps to drop-out."""
     soon = rng.random(people.count) < 0.38
     delay = np.where(soon, rng.exponential(1.6, people.count), rng.exponential(45.0, people.count)) + 0.02
     first = time.business(people.born) + delay
@@ -178,7 +178,7 @@ def _platforms(rng: np.random.Generator, people: People, person: Ints, at: Float
 def _lines(
     rng: np.random.Generator, people: People, products: Products, person: Ints, value: Floats
 ) -> tuple[Ints, Ints, Ints]:
-    """Order lines (order, product, quantity) whose sum comes near the wanted value; half from the favourite category."""
+    """Order lines (order, product, quantity) with a sum near the wanted value; half from the favourite category."""
     count = choose(rng, len(person), (0.55, 0.27, 0.12, 0.06)) + 1
     order = np.repeat(np.arange(len(person)), count)
     taste = people.taste[person][order]

@@ -25,7 +25,7 @@ class Calendar:
     def at(self, business_days: Floats) -> Floats:
         """The instant (epoch seconds) at which that much business time has gone by since the start."""
         days = np.interp(business_days, self.cumulative, np.arange(len(self.cumulative), dtype=float))
-        return self.start + days * DAY
+        return np.asarray(self.start + days * DAY, dtype=np.float64)
 
     def business(self, seconds: Floats) -> Floats:
         """The business days elapsed at an instant."""
@@ -195,7 +195,7 @@ def make_people(rng: np.random.Generator, count: int, seed: int, time: Calendar)
 
 
 def _plant(rng: np.random.Generator, people: People, time: Calendar) -> None:
-    """Family phones (two members, one number), recycled numbers (new owner a year later), openids equal but for case."""
+    """Family phones (two members, one number), recycled numbers (new owner later), openids equal but for case."""
     members = np.flatnonzero(people.is_member)
     early = members[(people.registered[members] < time.start + 100 * DAY)]
     late = members[people.registered[members] > time.end - 100 * DAY]

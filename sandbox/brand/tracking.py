@@ -61,8 +61,8 @@ class Sessions:
     campaign: Ints  # index into names.CHANNELS, -1
 
 
-def make_devices(rng: np.random.Generator, people: People, purchases: Purchases) -> Devices:
-    """Devices of everybody; those with an online order on app or web log in for sure."""
+def make_devices(rng: np.random.Generator, people: People) -> Devices:
+    """Devices of everybody, one iPad per store, and which browsers a household shares."""
     account, person, channel = [], [], []
     for code, flags in ((0, people.account_mp), (1, people.account_h5)):
         own = np.flatnonzero(flags)
@@ -119,9 +119,12 @@ def make_sessions(
     time: Calendar, events: int,
 ) -> Sessions:  # fmt: skip
     """Sessions whose sizes sum to *events* exactly (orders and scans first, browsing fills up)."""
-    parts = [_order_sessions(rng, devices, purchases), _scan_sessions(rng, people, devices, relations)]
-    parts.append(_guest_sessions(rng, people, devices, time))
-    fixed = sum(int(part[2].sum()) for part in parts)
+    parts = [
+        _order_sessions(rng, devices, purchases),
+        _scan_sessions(rng, people, devices, relations),
+        _guest_sessions(rng, people, devices, time),
+    ]
+    fixed = sum(int(part["size"].sum()) for part in parts)
     wanted = max(0, events - fixed)
     count = max(1, int(wanted / 4.6) + 8)
     size = np.minimum(rng.geometric(1 / 5.0, count), 30)
@@ -136,28 +139,39 @@ def make_sessions(
     low, high = time.business(people.born[person]), time.business(people.churned[person])
     start = time.at(low + rng.random(len(size)) * np.maximum(high - low, 0.05))
     start = np.clip(start + rng.normal(0, 3600, len(size)), people.born[person], time.end - 4000)
-    none = np.full(len(size), -1)
-    parts.append((device, np.floor(start), size, np.full(len(size), BROWSE), none, none, person))
-    device, start, size, kind, order, state, person = (
-        np.concatenate([part[place] for part in parts]) for place in range(7)
-    )
-    ranked = np.lexsort((start, device))
-    device, start, size, kind, order, state, person = (
-        array[ranked] for array in (device, start, size, kind, order, state, person)
-    )
-    login, logged = _logins(people, devices, device, start, size, kind)
+    parts.append(_part(device, start, size, BROWSE, person))
+    table = pl.concat(parts).sort("device", "start", "kind", "order", maintain_order=True)
+    device, person, size, kind = (table[name].to_numpy() for name in ("device", "person", "size", "kind"))
+    begins = table["start"].to_numpy()
+    login, logged = _logins(people, devices, device, begins, size, kind)
     campaign = np.where(
         (rng.random(len(device)) < 0.22) & (kind != SCAN),
         choose(rng, len(device), [item[5] for item in names.CHANNELS]),
         -1,
     )
-    return Sessions(device, person, start, size, kind, order, state, login, logged, campaign)
+    order, state = table["order"].to_numpy(), table["state"].to_numpy()
+    return Sessions(device, person, begins, size, kind, order, state, login, logged, campaign)
 
 
-Part = tuple[Ints, Floats, Ints, Ints, Ints, Ints, Ints]  # device, start, size, kind, order, state, person
+def _part(
+    device: Ints, start: Floats, size: Ints, kind: int, person: Ints, *, order: Ints | int = -1, state: Ints | int = -1
+) -> pl.DataFrame:
+    """Sessions of one kind as a table."""
+    count = len(device)
+    return pl.DataFrame(
+        {
+            "device": device,
+            "start": np.floor(start),
+            "size": size,
+            "kind": np.full(count, kind),
+            "order": np.broadcast_to(order, count),
+            "state": np.broadcast_to(state, count),
+            "person": person,
+        }
+    )
 
 
-def _first_device(devices: Devices, key: Ints, wanted: Ints) -> Ints:
+def _first_device(key: Ints, wanted: Ints) -> Ints:
     """The first device whose *key* equals each wanted value, -1 when there is none (keys ≥ 0)."""
     place = np.full(int(max(key.max(initial=-1), wanted.max(initial=-1))) + 2, -1)
     real = np.flatnonzero(key >= 0)[::-1]
@@ -165,7 +179,7 @@ def _first_device(devices: Devices, key: Ints, wanted: Ints) -> Ints:
     return np.where(wanted >= 0, place[wanted], -1)
 
 
-def _order_sessions(rng: np.random.Generator, devices: Devices, purchases: Purchases) -> Part:
+def _order_sessions(rng: np.random.Generator, devices: Devices, purchases: Purchases) -> pl.DataFrame:
     """One session per online order, ending in the order; the device logs in when the order carries a member."""
     row = np.flatnonzero(np.isin(purchases.platform, list(PLATFORM_CHANNEL)))
     channel = np.array([PLATFORM_CHANNEL.get(code, -1) for code in range(7)])[purchases.platform[row]]
@@ -174,31 +188,30 @@ def _order_sessions(rng: np.random.Generator, devices: Devices, purchases: Purch
         here = channel == code
         if code < 2:
             key = np.where(devices.channel == code, devices.account, -1)
-            device[here] = _first_device(devices, key, purchases.account[row][here])
+            device[here] = _first_device(key, purchases.account[row][here])
         else:
             key = np.where(devices.channel == code, devices.person, -1)
-            device[here] = _first_device(devices, key, purchases.person[row][here])
+            device[here] = _first_device(key, purchases.person[row][here])
     keep = device >= 0
     row, device = row[keep], device[keep]
     devices.logs_in[device[purchases.member[row]]] = True
     size = 4 + np.minimum(rng.geometric(0.4, len(row)), 8) + 1
     start = purchases.at[row] - (size - 2) * 25.0
-    return device, start, size, np.full(len(row), ORDER), row, np.full(len(row), -1), devices.person[device]
+    return _part(device, start, size, ORDER, devices.person[device], order=row)
 
 
-def _scan_sessions(rng: np.random.Generator, people: People, devices: Devices, relations: Relations) -> Part:
+def _scan_sessions(rng: np.random.Generator, people: People, devices: Devices, relations: Relations) -> pl.DataFrame:
     """An H5 landing page with a contact-way code, minutes before the friend is added."""
     chosen = np.flatnonzero((relations.channel >= 0) & relations.first & people.account_h5[relations.account])
     key = np.where(devices.channel == 1, devices.account, -1)
-    device = _first_device(devices, key, relations.account[chosen])
+    device = _first_device(key, relations.account[chosen])
     chosen, device = chosen[device >= 0], device[device >= 0]
     start = relations.at[chosen] - rng.uniform(40, 240, len(chosen))
-    none = np.full(len(chosen), -1)
-    two, kind = np.full(len(chosen), 2), np.full(len(chosen), SCAN)
-    return device, np.floor(start), two, kind, none, relations.channel[chosen], devices.person[device]
+    two = np.full(len(chosen), 2)
+    return _part(device, start, two, SCAN, devices.person[device], state=relations.channel[chosen])
 
 
-def _guest_sessions(rng: np.random.Generator, people: People, devices: Devices, time: Calendar) -> Part:
+def _guest_sessions(rng: np.random.Generator, people: People, devices: Devices, time: Calendar) -> pl.DataFrame:
     """Members who log in on a shop's iPad (one in fifty), and second family members on the household's browser."""
     tablets = np.flatnonzero(devices.shared == SHOP_DEVICE)
     guests = np.flatnonzero(
@@ -214,8 +227,7 @@ def _guest_sessions(rng: np.random.Generator, people: People, devices: Devices, 
     low = np.maximum(people.registered[person], people.registered[devices.person[device]]) + 3600
     start = low + rng.random(len(person)) * np.maximum(time.end - DAY - low, 1)
     start = np.minimum(start, time.end - 4000)
-    none = np.full(len(person), -1)
-    return device, np.floor(start), np.full(len(person), 5), np.full(len(person), GUEST), none, none, person
+    return _part(device, start, np.full(len(person), 5), GUEST, person)
 
 
 def _logins(
@@ -403,6 +415,11 @@ def _events(
     )
 
 
+def _string(key: str, value: str | pl.Expr) -> pl.Expr:
+    """`,"key":"value"` of a column or expression that is never null."""
+    return pl.concat_str(pl.lit(f',"{key}":"'), pl.col(value) if isinstance(value, str) else value, pl.lit('"'))
+
+
 def _text(key: str, column: str) -> pl.Expr:
     """`,"key":"value"`, or nothing when the value is null."""
     return pl.when(pl.col(column).is_null()).then(pl.lit("")).otherwise(
@@ -429,10 +446,10 @@ def sensors_line(code: int) -> pl.Expr:
         pl.lit('{"_track_id":'), pl.col("track_id").cast(pl.String),
         pl.when(signup).then(pl.lit(',"type":"track_signup"')).when(pl.col("profile")).then(pl.lit(',"type":"profile_set"'))
         .otherwise(pl.lit(',"type":"track"')),
-        pl.when(pl.col("profile")).then(pl.lit("")).otherwise(pl.concat_str(pl.lit(',"event":"'), pl.col("name"), pl.lit('"'))),
+        pl.when(pl.col("profile")).then(pl.lit("")).otherwise(_string("event", "name")),
         pl.lit(',"time":'), pl.col("time").cast(pl.String),
         pl.lit(',"distinct_id":"'), pl.coalesce("login", "anonymous"), pl.lit('"'),
-        pl.when(signup).then(pl.concat_str(pl.lit(',"original_id":"'), pl.col("anonymous"), pl.lit('"'))).otherwise(pl.lit("")),
+        pl.when(signup).then(_string("original_id", "anonymous")).otherwise(pl.lit("")),
         pl.lit(',"anonymous_id":"'), pl.col("anonymous"), pl.lit('"'), _text("login_id", "login"),
         pl.lit(f',"identities":{{"{anonymous_key}":"'), pl.col("anonymous"), pl.lit('"'),
         _text("$identity_login_id", "login"), _text("$identity_mobile", "phone"),
@@ -443,8 +460,9 @@ def sensors_line(code: int) -> pl.Expr:
         pl.lit(f'}},"lib":{{"$lib":"{LIB[code]}","$lib_version":"3.17.2","$lib_method":"code"}},"properties":{{"$session_id":"'),
         pl.col("session"), pl.lit('","$url_path":"'), pl.col("page"), pl.lit('","$os":"'), pl.col("os"), pl.lit('"'),
         pl.when(pl.col("login").is_null()).then(pl.lit("")).otherwise(pl.lit(',"$is_login_id":true')),
-        _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"), _text("channel", "source"),
-        _text("$utm_source", "source"), _text("$utm_medium", "medium"), _text("$utm_campaign", "campaign"), _text("campaign_id", "campaign"),
+        _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"),
+        _text("channel", "source"), _text("$utm_source", "source"), _text("$utm_medium", "medium"),
+        _text("$utm_campaign", "campaign"), _text("campaign_id", "campaign"),
         _text("state", "state"), _text("coupon_id", "coupon"), _text("city", "city"),
     ]  # fmt: skip
     if code == 2:
@@ -472,21 +490,26 @@ def segment_line() -> pl.Expr:
         pl.when(alias).then(pl.lit("alias")).when(signup).then(pl.lit("identify"))
         .when(name == "page").then(pl.lit("page")).otherwise(pl.lit("track"))
     )  # fmt: skip
-    event = pl.concat_str(pl.lit(',"event":"'), name.replace(SEGMENT_NAMES), pl.lit('"'))
-    page = pl.concat_str(pl.lit(',"name":"'), pl.col("page"), pl.lit('"'))
+    event = _string("event", name.replace(SEGMENT_NAMES))
+    page = _string("name", "page")
     traits = pl.concat_str(
         pl.lit(',"traits":{"member":true'), _text("phone", "phone"), _text("email", "email"), pl.lit("}")
     )  # fmt: skip
-    previous = pl.concat_str(pl.lit(',"previousId":"'), pl.col("anonymous"), pl.lit('"'))
+    previous = _string("previousId", "anonymous")
     return pl.concat_str(
         pl.lit('{"type":"'), kind, pl.lit('","messageId":"web-'), pl.col("track_id").cast(pl.String),
         pl.lit('","anonymousId":"'), pl.col("anonymous"), pl.lit('"'), _text("userId", "login"),
         pl.when(alias).then(previous).when(signup).then(traits).when(name == "page").then(page).otherwise(event),
         pl.lit(',"properties":{"session_id":"'), pl.col("session"), pl.lit('","path":"/'), pl.col("page"), pl.lit('"'),
-        _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"), _text("coupon_id", "coupon"),
-        pl.lit('},"context":{"library":{"name":"analytics.js","version":"2.11.1"},"page":{"path":"/'), pl.col("page"), pl.lit('"}'),
+        _text("product_id", "product"), _text("order_id", "order"), _number("amount", "amount"),
+        _text("coupon_id", "coupon"),
+        pl.lit('},"context":{"library":{"name":"analytics.js","version":"2.11.1"},"page":{"path":"/'),
+        pl.col("page"), pl.lit('"}'),
         pl.when(pl.col("source").is_null()).then(pl.lit("")).otherwise(
-            pl.concat_str(pl.lit(',"campaign":{"source":"'), pl.col("source"), pl.lit('","medium":"'), pl.col("medium"), pl.lit('"'), _text("name", "campaign"), pl.lit("}"))
+            pl.concat_str(
+                pl.lit(',"campaign":{"source":"'), pl.col("source"), pl.lit('"'), _text("medium", "medium"),
+                _text("name", "campaign"), pl.lit("}"),
+            )
         ),
         pl.lit('},"integrations":{},"timestamp":"'), _iso("time"), pl.lit('","originalTimestamp":"'), _iso("time"),
         pl.lit('","sentAt":"'), _iso("time"), pl.lit('","receivedAt":"'), _iso("recv"), pl.lit('"}'),

@@ -119,14 +119,14 @@ def _tags(con: sqlite3.Connection, rng: np.random.Generator, time: Calendar) -> 
         ]
         con.executemany("insert into tags values (?, ?, ?, ?, ?, null, 0)", rows)
         made.append(ids[1:])
-    ids = random_text(rng, 3, 30, LETTERS, "et").to_list()
+    ids = random_text(rng, 3, 30, LETTERS, "et").to_list()  # group, two tags
     con.execute("insert into strategies values (1, '华东规则组', ?, '[]')", (names.OTHER_AGENTID,))
     con.execute("insert into tag_groups values (?, '规则组标签', 0, ?, 1, 0)", (ids[0], created))
-    rows = [
+    own = [
         (ids[1], ids[0], "华东重点", 1, created, names.OTHER_AGENTID),
         (ids[2], ids[0], "华东普通", 0, created, names.OTHER_AGENTID),
     ]
-    con.executemany("insert into tags values (?, ?, ?, ?, ?, ?, 0)", rows)
+    con.executemany("insert into tags values (?, ?, ?, ?, ?, ?, 0)", own)
     return [*made, ids[1:]]
 
 
@@ -154,7 +154,8 @@ def _contacts(con: sqlite3.Connection, rng: np.random.Generator, people: People)
     partners = max(2, people.count // 400)
     ids = random_text(rng, partners, 30, prefix="wo")
     con.executemany(
-        "insert into contacts (external_userid, name, type, gender, corp_name, position) values (?, ?, 2, 0, '山茶供应链有限公司', '采购')",
+        "insert into contacts (external_userid, name, type, gender, corp_name, position)"
+        " values (?, ?, 2, 0, '山茶供应链有限公司', '采购')",
         [(key, f"供应商{number}") for number, key in enumerate(ids.to_list())],
     )
     userids = staff_ids(people).to_list()
@@ -265,8 +266,16 @@ def _groups(
 def _ways(con: sqlite3.Connection, rng: np.random.Generator, people: People, time: Calendar) -> None:
     userids = staff_ids(people).to_list()
     keys = random_text(rng, len(channel_ids(people)), 32, "0123456789abcdef").to_list()
+    links = [
+        (f"cawcd{keys[place][:16]}", item[1], item[0], json.dumps(userids[:20]), int(time.end - 80 * DAY))
+        for place, item in enumerate(names.CHANNELS)
+        if item[6] == 16
+    ]
+    con.executemany("insert into acquisition_links values (?, ?, ?, ?, ?)", links)
     rows = []
     for place, state in enumerate(channel_ids(people)):
+        if place < len(names.CHANNELS) and names.CHANNELS[place][6] == 16:
+            continue
         shop = place - len(names.CHANNELS)
         users = userids[shop :: people.stores][:100] if shop >= 0 else userids[:20]
         rows.append((keys[place], 2, 2, state, state, json.dumps(users), 1, int(time.end - 80 * DAY + place), 0, 1))
@@ -318,7 +327,7 @@ def _followers(
     )
     account = np.flatnonzero(people.account_oa)
     stays = rng.random(len(account)) < 0.94
-    evidence.link("openid_oa", np.where(stays, account, -1), "unionid", account)
+    evidence.link("openid_oa", account[stays], "unionid", account[stays])
     person = people.account_person[account]
     at = np.minimum(people.born[person] + rng.exponential(20 * DAY, len(account)), time.end - 3600)
     scene = choose(rng, len(account), (0.5, 0.2, 0.1, 0.1, 0.1))

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdp.config import Strict, nearest
@@ -282,6 +282,11 @@ class SourcesConfig(Strict):
     """The whole of `config/sources.yaml`."""
 
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _none_yet(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @model_validator(mode="after")
     def _names(self) -> SourcesConfig:

@@ -182,5 +182,7 @@ def _one_row_an_order(mapped: pl.DataFrame, stream: Stream, columns: Mapping[str
         how = columns[name].aggregate if name in columns else "first"
         cell = pl.col(name)
         picks.append({"sum": cell.sum(), "max": cell.max(), "first": cell.drop_nulls().first()}[how])
-    grouped = mapped.group_by(key, maintain_order=True).agg(*picks, pl.col("_row_number").first())
-    return grouped.select(*declared, "_row_number")
+    words = [str(rule.from_) for rule in columns.values() if rule.contains or rule.map]
+    kept = [pl.col(name).first() for name in dict.fromkeys(words) if name in mapped.columns]
+    grouped = mapped.group_by(key, maintain_order=True).agg(*picks, *kept, pl.col("_row_number").first())
+    return grouped.select(*declared, *[pick.meta.output_name() for pick in kept], "_row_number")

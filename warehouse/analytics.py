@@ -5,15 +5,19 @@ Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (r
 one transaction each.
 """
 
+from warehouse.analytics_funnel_reports import funnel_chart, run_published, stored_steps
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
 from warehouse.analytics_ltv import LtvReport, build_ltv
 from warehouse.analytics_metrics import MetricsReport, build_metrics
-from warehouse.analytics_tags import TagReport, build_tags, check_tags
+from warehouse.analytics_tag_reports import Explanation, PlanRow, explain_tag, health_rows, plan_tags
+from warehouse.analytics_tags import TagReport, build_tags, check_tags, set_manual_tag
 
 __all__ = [
+    "Explanation",
     "FunnelReport",
     "LtvReport",
     "MetricsReport",
+    "PlanRow",
     "TagReport",
     "build_funnels",
     "build_ltv",
@@ -21,4 +25,11 @@ __all__ = [
     "build_tags",
     "check_funnels",
     "check_tags",
+    "explain_tag",
+    "funnel_chart",
+    "health_rows",
+    "plan_tags",
+    "run_published",
+    "set_manual_tag",
+    "stored_steps",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from cdp.config import nearest
 from cdp.errors import CheckFailedError, ConfigError
 from cdp.metrics.durations import microseconds
 from cdp.tags import compile as compiled
@@ -35,6 +36,10 @@ create table if not exists activation.tag_group_runs (
     run bigint not null, tag_group text not null, as_of timestamptz not null, tag_version text not null,
     status text not null, reason text, people bigint, tagged bigint, entering bigint, leaving bigint,
     thresholds double[], primary key (run, tag_group)
+);
+create table if not exists activation.tag_health (
+    run bigint not null, tag_group text not null, metric text not null, value double not null, low double, high double,
+    severity text not null, passed boolean not null, primary key (run, tag_group, metric)
 );
 create table if not exists activation.tag_manual (
     one_id text not null, tag_group text not null, value text not null, set_by text not null,
@@ -200,22 +205,58 @@ def values_sql(group: Group, *, marts: str = MARTS) -> str:
     )
 
 
-def _materialise(con: duckdb.DuckDBPyConnection, group: Group) -> None:
-    """Temp table `tag_new`: what the group should hold now, manual and imported values first where declared."""
-    sql = values_sql(group)
-    manual = (
-        f"select one_id, value, cast(row_number() over (partition by one_id order by set_at desc, value) as int) as rank "
-        f"from activation.tag_manual where tag_group = {quoted(group.id)} "
-        "and set_at < getvariable('tag_cut') and coalesce(expires_at > getvariable('tag_cut'), true)"
+def new_values_sql(group: Group, *, marts: str = MARTS, manual: str = "activation.tag_manual") -> str:
+    """A query (one_id, value, rank) of what the group should hold: `values_sql` under manual values where declared."""
+    sql = values_sql(group, marts=marts)
+    if group.kind != "manual" and "manual" not in group.overrides:
+        return sql
+    chosen = (
+        "select one_id, value,"
+        " cast(row_number() over (partition by one_id order by set_at desc, value) as int) as rank"
+        f" from {manual} where tag_group = {quoted(group.id)}"
+        " and set_at < getvariable('tag_cut') and coalesce(expires_at > getvariable('tag_cut'), true)"
     )
     if group.exclusive:
-        manual = f"select * from ({manual}) where rank = 1"
-    if "manual" in group.overrides or getattr(group, "kind", "") == "manual":
-        sql = (
-            f"with manual as ({manual}), ruled as ({sql}) select * from manual union all "
-            "select * from ruled where one_id not in (select one_id from manual)"
+        chosen = f"select * from ({chosen}) where rank = 1"
+    return (
+        f"with chosen as ({chosen}), ruled as ({sql}) select * from chosen union all "
+        "select ruled.* from ruled anti join chosen on chosen.one_id = ruled.one_id"
+    )
+
+
+def set_manual_tag(
+    con: duckdb.DuckDBPyConnection,
+    tags: TagsConfig,
+    *,
+    one_id: str,
+    group: str,
+    value: str | None,
+    by: str,
+    at: datetime,
+    expires_at: datetime | None = None,
+) -> None:
+    """Set (or, with *value* None, take back) a value by hand. It counts from the first run whose cut is after *at*.
+
+    Raises `ConfigError` when the group takes no manual values, or not this one.
+    """
+    known = {item.id: item for item in tags.tag_groups if item.kind == "manual" or "manual" in item.overrides}
+    if group not in known:
+        raise ConfigError(
+            f"tag group `{group}` takes no manual values{nearest(group, sorted(known))}",
+            hint="`kind: manual`, or `overrides: [manual]` on another kind, allows it",
         )
-    con.execute(f"create or replace temp table tag_new as select * from ({sql})")
+    values = known[group].declared_values
+    if value is not None and values and value not in values:
+        raise ConfigError(f"`{group}` has no value `{value}`{nearest(value, values)}")
+    con.execute(_DDL)
+    with transaction(con):
+        if value is None or known[group].exclusive:
+            con.execute("delete from activation.tag_manual where one_id = ? and tag_group = ?", [one_id, group])
+        if value is not None:
+            con.execute(
+                "insert or replace into activation.tag_manual values (?, ?, ?, ?, ?, ?)",
+                [one_id, group, value, by, at, expires_at],
+            )
 
 
 # ---------------------------------------------------------------- history
@@ -257,13 +298,18 @@ def _apply(
                 thresholds.get(report.tag_group),
             ],
         )
+        for item in report.health:
+            con.execute(
+                "insert into activation.tag_health values (?, ?, ?, ?, ?, ?, ?, ?)",
+                [run, report.tag_group, item.metric, item.value, item.low, item.high, item.severity, item.passed],
+            )
     return run, reports, added
 
 
 def _apply_group(
     con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime, people: int, version: str
 ) -> tuple[GroupReport, int]:
-    _materialise(con, group)
+    con.execute(f"create or replace temp table tag_new as {new_values_sql(group)}")
     _difference(con, group, cut)
     counts = con.execute(
         "select (select count(distinct one_id) from temp.tag_new), (select count(*) from temp.tag_enter),"
@@ -446,7 +492,9 @@ def _reason_to_keep(con: duckdb.DuckDBPyConnection, group: Group, health: Sequen
 def _publish(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> dict[str, int]:
     """Copy the present state and the history into the marts, in one transaction."""
     with view_of(con, "tag_declared", _declared(tags)):
-        return write_marts(con, [_current_table(), _history_table(con), _dim_table(), _health_table()])
+        return write_marts(
+            con, [_current_table(), _history_table(con), _dim_table(), _runs_table(), _health_table(), _manual_table()]
+        )
 
 
 def _declared(tags: TagsConfig) -> pl.DataFrame:
@@ -606,7 +654,7 @@ def _dim_table() -> Table:
     )
 
 
-def _health_table() -> Table:
+def _runs_table() -> Table:
     return Table(
         "fct_tag_group_runs",
         """
@@ -628,6 +676,40 @@ def _health_table() -> Table:
             "entering": "rows opened",
             "leaving": "rows closed",
             "thresholds": "quantile thresholds of the run",
+        },
+    )
+
+
+def _health_table() -> Table:
+    return Table(
+        "fct_tag_health",
+        "select * from activation.tag_health order by run, tag_group, metric",
+        "One row per run, tag group and bound: what was measured before publishing.",
+        {
+            "run": "run number",
+            "tag_group": "id of the group",
+            "metric": "coverage | value_share | psi | daily_churn",
+            "value": "as measured",
+            "low": "lowest value allowed",
+            "high": "highest value allowed",
+            "severity": "error: the last good version stays | warn",
+            "passed": "inside the bounds",
+        },
+    )
+
+
+def _manual_table() -> Table:
+    return Table(
+        "fct_tag_manual",
+        "select * from activation.tag_manual order by tag_group, one_id, value",
+        "One row per value set by hand.",
+        {
+            "one_id": "the person",
+            "tag_group": "id of the group",
+            "value": "tag name",
+            "set_by": "who set it",
+            "set_at": "when, UTC",
+            "expires_at": "until when it counts; null = until taken back",
         },
     )
 

@@ -1,0 +1,156 @@
+"""`cdp tags`: what the tags are, what a change would do, why a person has one, and how healthy they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import duckdb
+import typer
+from rich.table import Table
+
+from app.context import brand, config, console, home
+from cdp.tags.config import TagsConfig
+from warehouse.analytics import explain_tag, health_rows, plan_tags, set_manual_tag
+from warehouse.connection import open_warehouse
+from warehouse.reader import connect
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@contextmanager
+def _published() -> Iterator[duckdb.DuckDBPyConnection]:
+    con = connect(home())
+    try:
+        yield con
+    finally:
+        con.close()
+
+
+def _tags() -> TagsConfig:
+    return config("tags.yaml", TagsConfig)
+
+
+@app.command()
+def plan(
+    changed_only: Annotated[bool, typer.Option("--changed", help="only tags someone enters or leaves")] = False,
+) -> None:
+    """Who would enter and leave every tag if config/tags.yaml were published on the present data. Writes nothing."""
+    with _published() as con:
+        rows = plan_tags(con, _tags())
+    table = _table("tag group", "tag", "now", "entering", "leaving", "after")
+    for row in rows:
+        if changed_only and not (row.entering or row.leaving):
+            continue
+        entering = f"[green]+{row.entering:,}[/]" if row.entering else "0"
+        leaving = f"[red]-{row.leaving:,}[/]" if row.leaving else "0"
+        table.add_row(row.tag_group, row.value, f"{row.now:,}", entering, leaving, f"{row.after:,}")
+    console.print(table)
+    if not any(row.entering or row.leaving for row in rows):
+        console.print("nobody enters or leaves a tag")
+
+
+@app.command()
+def show(group: Annotated[str | None, typer.Argument(help="a tag group; default: all")] = None) -> None:
+    """The tags of the published version, with how many people hold each."""
+    with _published() as con:
+        rows = con.execute(
+            "select tag_group, label, kind, value, holders, wecom_group, owner from marts.dim_tags"
+            " where $name is null or tag_group = $name or label = $name order by group_order, value_order",
+            {"name": group},
+        ).fetchall()
+    table = _table("tag group", "name", "kind", "tag", "people", "WeCom group", "owner")
+    previous = None
+    for name, label, kind, value, holders, wecom, owner in rows:
+        head = (name, label, kind) if name != previous else ("", "", "")
+        table.add_row(*head, value, f"{holders:,}", wecom or "–", owner)
+        previous = name
+    console.print(table if rows else f"no tag group is called `{group}`")
+
+
+@app.command()
+def explain(
+    person: Annotated[str, typer.Argument(help="one_id")],
+    tag: Annotated[str, typer.Argument(help="a tag or a tag group")],
+) -> None:
+    """Why a person has or has not a tag: rules, the columns they read, thresholds, history."""
+    with _published() as con:
+        found = explain_tag(con, _tags(), person, tag)
+    console.print(f"[bold]{found.tag_group}[/] ({found.kind}) of {found.one_id}")
+    console.print(f"holds: {', '.join(found.held) or 'nothing'}")
+    if found.would_hold != found.held:
+        console.print(f"by the rules now: {', '.join(found.would_hold) or 'nothing'}")
+    _print_rules(found.rules)
+    if found.inputs:
+        table = _table("column", "value")
+        for name, value in found.inputs:
+            table.add_row(name, _text(value))
+        console.print(table)
+    if found.thresholds:
+        console.print("thresholds of the run: " + ", ".join(f"{value:g}" for value in found.thresholds))
+    if found.history:
+        table = _table("tag", "from", "to", "cause")
+        for value, start, end, cause in found.history:
+            table.add_row(value, _text(start), _text(end) if end else "still held", cause)
+        console.print(table)
+
+
+def _print_rules(rules: tuple[tuple[str, str, bool | None], ...]) -> None:
+    if not rules:
+        return
+    table = _table("tag", "rule", "holds")
+    for value, rule, holds in rules:
+        table.add_row(value, rule, "[green]yes[/]" if holds else "no" if holds is not None else "unknown")
+    console.print(table)
+
+
+@app.command()
+def health() -> None:
+    """The newest run per tag group: published or kept, coverage, churn and the declared bounds."""
+    with _published() as con:
+        rows = health_rows(con)
+    table = _table("tag group", "status", "tagged", "entering", "leaving", "bound", "value", "allowed", "")
+    previous = None
+    for name, status, reason, _, tagged, people, entering, leaving, metric, value, low, high, passed in rows:
+        share = f"{tagged / people:.1%}" if people else "–"
+        head = [name, status if not reason else f"{status}: {reason}", share, f"{entering:,}", f"{leaving:,}"]
+        allowed = f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}" if metric else ""
+        mark = "" if metric is None else "[green]ok[/]" if passed else "[red]out of bounds[/]"
+        table.add_row(
+            *(head if name != previous else [""] * 5), metric or "–", f"{value:.4f}" if metric else "", allowed, mark
+        )
+        previous = name
+    console.print(table)
+
+
+@app.command("set")
+def set_tag(
+    person: Annotated[str, typer.Argument(help="one_id")],
+    group: Annotated[str, typer.Argument(help="tag group that takes manual values")],
+    value: Annotated[str | None, typer.Argument(help="the value; left out with --clear")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="take the manual value back")] = False,
+    by: Annotated[str, typer.Option("--by", help="who sets it; kept with the value")] = "operator",
+) -> None:
+    """Set a tag by hand. It takes effect with the next `cdp run`."""
+    if (value is None) == (not clear):
+        raise typer.BadParameter("give a value, or --clear")
+    now = datetime.now(UTC)
+    with open_warehouse(home(), as_of=now, timezone=brand().timezone) as con:
+        set_manual_tag(con, _tags(), one_id=person, group=group, value=value, by=by, at=now)
+    console.print(f"{group} of {person}: {value or 'no manual value'}; takes effect with the next run")
+
+
+def _table(*names: str) -> Table:
+    numbers = {"now", "entering", "leaving", "after", "people", "tagged", "value"}
+    table = Table(header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in numbers else "left")
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return "–" if value is None else str(value)

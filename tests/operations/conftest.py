@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from operations_home import NOW, land_batches
 
+from tests.operations.homes import NOW, land_batches
 from warehouse.connection import open_warehouse
 from warehouse.home import Home
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from operations_home import land_batches, registry
 
 from cdp.errors import ConfigError, FatalError, RetriableError
+from tests.operations.homes import land_batches, registry
 from warehouse import backup
 from warehouse.backup import create_backup, last_backup, read_manifest, restore_backup, verify_backup
 from warehouse.home import Home

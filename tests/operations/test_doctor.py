@@ -8,10 +8,10 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from operations_home import land_batches
 
 from cdp.brand import BrandConfig
 from connectors.settings import SourcesConfig
+from tests.operations.homes import land_batches
 from warehouse.backup import create_backup
 from warehouse.doctor import Finding, Machine, examine
 from warehouse.home import Home

@@ -46,6 +46,13 @@ def remark(world: World, action: Action) -> None:
     _contact_event(world, "edit_external_contact", action)
 
 
+def personal_tags(world: World, action: Action) -> None:
+    """Staff sets the personal tags of a customer (`tags`: names); they have no id and no app can write them."""
+    row = _relation(world, action)
+    world.state.run("update relations set personal_tags = ? where rid = ?", ",".join(action["tags"]), row["rid"])
+    _contact_event(world, "edit_external_contact", action)
+
+
 def add_relation(world: World, action: Action) -> None:
     """A customer is added (`half`: without verification, so tag writes fail until the staff adds back)."""
     state, now = world.state, int(world.now())
@@ -237,7 +244,7 @@ def unsubscribe(world: World, action: Action) -> None:
 ACTIONS: dict[str, Callable[[World, Action], Any]] = {
     action.__name__: action
     for action in (
-        mark, remark, add_relation, add_back, remove_customer, remove_staff, leave, transfer,
+        mark, remark, personal_tags, add_relation, add_back, remove_customer, remove_staff, leave, transfer,
         create_tag, rename_tag, delete_tag,
         join_group, quit_group, dismiss_group, confirm_message, set_scope, set_app, unsubscribe,
     )

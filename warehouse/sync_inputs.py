@@ -238,14 +238,16 @@ def flapping(
         con,
         """
         with moves as (
-            select one_id, tag_group, value, cast(valid_from as timestamptz) as at from marts.fct_tag_history
+            select one_id, tag_group, value, cast(valid_from as timestamptz) as moved_at
+            from marts.fct_tag_history
             union all
-            select one_id, tag_group, value, cast(valid_to as timestamptz) as at from marts.fct_tag_history
+            select one_id, tag_group, value, cast(valid_to as timestamptz) as moved_at
+            from marts.fct_tag_history
         )
 
         select cast(one_id as varchar) as one_id, tag_group || '/' || value as key
         from moves
-        where at > ? and at <= ? and list_contains(?, tag_group)
+        where moved_at > ? and moved_at <= ? and list_contains(?, tag_group)
         group by one_id, tag_group, value
         having count(*) >= ?
         order by all

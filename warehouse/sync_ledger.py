@@ -529,6 +529,15 @@ class SyncLedger:
         rows = self.rows("select distinct userid, external_userid from hints where at >= ?", (iso(since),))
         return frozenset((row["userid"], row["external_userid"]) for row in rows)
 
+    def forget(self, one_id: str, *, reason: str, now: datetime) -> None:
+        """Never tag this person again: planner, sender and pending tags all ask for it. What waited is cancelled."""
+        with self._write() as con:
+            con.execute("insert or ignore into tombstones values (?, ?, ?)", (one_id, iso(now), reason))
+            con.execute(
+                "update pending set state = 'cancelled', changed_at = ? where one_id = ? and state = 'waiting'",
+                (iso(now), one_id),
+            )
+
     def barred(self) -> frozenset[str]:
         """People who may never be tagged (deletion requests)."""
         return frozenset(row["one_id"] for row in self.rows("select one_id from tombstones"))

@@ -142,7 +142,7 @@ def _change(
     elif change.action == "delete":
         _delete(client, mine)
         ledger.save_registered([replace(mine, state="retired", since="")], now=now())
-    register.update({tag.key: tag for tag in ledger.register() if tag.key == change.key and tag.state != "retired"})
+    register |= {tag.key: tag for tag in ledger.register() if tag.state != "retired"}
 
 
 def _delete(client: WeComClient, tag: RegisteredTag) -> None:

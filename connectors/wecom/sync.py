@@ -17,9 +17,11 @@ from cdp.sync.model import LibraryChange
 from connectors.wecom.apply import Sender, SendReport
 from connectors.wecom.client import WeComClient
 from connectors.wecom.library import apply_library
-from connectors.wecom.verify import VerifyReport, verify_ops
+from connectors.wecom.verify import VerifyReport, read_staff, verify_ops
 
 Progress = Callable[[str, int, int], None]
+
+__all__ = ["ApplyReport", "ApprovedPlan", "Progress", "Session", "apply", "read_staff", "verify"]
 
 
 class ApprovedPlan(Protocol):

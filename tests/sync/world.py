@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import httpx
 
 from cdp.sync.config import SyncConfig
 from cdp.sync.plan import Inputs
 from cdp.tags.config import TagsConfig
+from connectors.wecom import sync
 from connectors.wecom.client import Limits, WeComClient
 from connectors.wecom.library import read_remote
-from connectors.wecom.sync import Session
+from connectors.wecom.sync import ApplyReport, Session
+from connectors.wecom.verify import VerifyReport
 from sandbox.server import RunningServer, start
 from sandbox.state import create
 from warehouse.home import Home
 from warehouse.sync_inputs import gather
 from warehouse.sync_ledger import SyncLedger
-from warehouse.sync_plan import StoredPlan, approve, load, make_plan
+from warehouse.sync_plan import StoredPlan, approve, load, make_plan, ready
 
 CORPID = "ww5a7d0c3b9e1f2468"
 SECRET = "sandbox-secret-of-the-self-built-app-0001"
@@ -69,11 +69,11 @@ def seed_corp(path: Path, relations: Sequence[tuple[str, str]], *, settings: Map
     for agent, secret in ((1000002, SECRET), (1000003, OTHER_SECRET)):
         con.execute("insert into apps (agentid, name, secret) values (?, ?, ?)", (agent, f"app{agent}", secret))
     for userid in sorted({userid for userid, _ in relations}):
-        con.execute("insert into staff (userid, name) values (?, ?)", (userid, f"员工{userid}"))
+        con.execute("insert into staff (userid, name) values (?, ?)", (userid, f"王小明{userid}"))
     for customer in sorted({customer for _, customer in relations}):
         con.execute(
             "insert into contacts (external_userid, name, unionid) values (?, ?, ?)",
-            (customer, "客户", f"union_{customer}"),
+            (customer, "赵桂花", f"union_{customer}"),
         )
     for userid, customer in relations:
         con.execute(
@@ -190,6 +190,31 @@ class World:
     def approve(self, plan: StoredPlan) -> None:
         approve(self.home, self.ledger, plan.plan_id, self.config, who="ops", reason="test", now=self.now())
 
+    def apply(self, plan: StoredPlan | None = None, **more: Any) -> ApplyReport:
+        """Plan (unless given), approve, and send."""
+        plan = plan or self.plan()
+        if plan.summary["verdict"] == "HELD":
+            self.approve(plan)
+        checked = ready(self.home, self.ledger, plan.plan_id, self.config, version=self.brand.version, now=self.now())
+        return sync.apply(checked, self.session(**more), holder="test")
+
+    def verify(self, plan_id: str) -> VerifyReport:
+        return sync.verify(plan_id, self.session())
+
+    def run(self) -> VerifyReport:
+        """Plan, send and verify."""
+        return self.verify(self.apply().plan_id)
+
+    def fault(self, **rule: Any) -> None:
+        self.server.admin("POST", "faults", rule)
+
+    def hand(self, **action: Any) -> None:
+        self.server.admin("POST", "hand", action)
+
+    def ids(self) -> dict[str, str]:
+        """Tag key -> id."""
+        return {tag.key: tag.tag_id for tag in self.ledger.register()}
+
     def session(self, **more: Any) -> Session:
         values: dict[str, Any] = {
             "client": self.client,
@@ -219,7 +244,3 @@ def people(count: int, staff: int) -> Brand:
     }
     wanted = {f"p{n:06d}": ["life/首购" if n % 3 == 0 else "life/初识", "pref/茶"] for n in range(count)}
     return Brand(relations, wanted)
-
-
-def admin_json(server: RunningServer, name: str) -> Any:
-    return json.loads(httpx.get(f"{server.root_url}/_sandbox/{name}").text)

@@ -224,7 +224,9 @@ def _webhook_messages(ask: Ask) -> Any:
 
 
 def _events(ask: Ask) -> Any:
-    return {"pending": len(ask.world.pending_events), "events": ask.world.delivered}
+    """Callback events so far; `busy` while one is under way."""
+    world = ask.world
+    return {"pending": len(world.pending_events), "busy": world.delivering, "events": world.delivered}
 
 
 def _code(ask: Ask) -> Any:

@@ -98,7 +98,9 @@ async def deliver_forever(world: World) -> None:
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
         while True:
             if world.pending_events:
+                world.delivering = True
                 await _deliver(world, client, world.pending_events.pop(0))
+                world.delivering = False
             else:
                 await asyncio.sleep(0.02)
 

@@ -114,8 +114,8 @@ class World:
         self.held: set[str] = set()
         self.wrong_secrets: dict[str, tuple[int, int]] = {}
         self.tokens = {row["token"]: dict(row) for row in state.all("select * from tokens")}
-        self.outbox: asyncio.Queue[dict[str, str]] | None = None
         self.pending_events: list[dict[str, str]] = []
+        self.delivering = False
         self.delivered: list[dict[str, Any]] = []
         self.transports: dict[tuple[str, int], asyncio.Transport] = {}
         self.restart: Callable[[], None] = lambda: None

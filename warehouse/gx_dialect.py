@@ -50,7 +50,8 @@ class LentDialect(duckdb_engine.Dialect):
         """Columns of one table. The inherited one reads the whole catalog, 0.15 s a table."""
         rows = connection.exec_driver_sql(
             "select column_name, data_type from information_schema.columns "
-            "where table_catalog = current_database() and table_schema = ? and table_name = ? order by ordinal_position",
+            "where table_catalog = current_database() and table_schema = ? and table_name = ? "
+            "order by ordinal_position",
             (schema, table_name),
         ).fetchall()
         return [

@@ -104,6 +104,18 @@ def setting(con: duckdb.DuckDBPyConnection, source: str, **values: str) -> None:
         con.execute("insert into raw._source_settings values (?, 'test', 'test', ?, ?)", [source, key, value])
 
 
+def empty_identity(con: duckdb.DuckDBPyConnection) -> None:
+    """Identity's tables as they are when nobody has been resolved."""
+    con.execute(
+        "create or replace table identity.resolved (type varchar, scope varchar, value varchar, one_id varchar, "
+        "kind varchar, valid_from timestamptz, valid_to timestamptz)"
+    )
+    con.execute(
+        "create or replace table identity.people (one_id varchar, kind varchar, first_seen timestamptz, "
+        "last_seen timestamptz, identifier_count bigint, anonymous boolean)"
+    )
+
+
 def resolve_by_components(con: duckdb.DuckDBPyConnection) -> None:
     """Identity for tests: everything connected by evidence is one person, no rule applied, ids by smallest member.
 
@@ -124,10 +136,7 @@ def resolve_by_components(con: duckdb.DuckDBPyConnection) -> None:
             first, second = sorted((root(members[0]), root(member)))
             parent[second] = first
     resolved = sorted((*item, "one:" + "|".join(root(item))) for item in parent)
-    con.execute(
-        "create or replace table identity.resolved (type varchar, scope varchar, value varchar, one_id varchar, "
-        "kind varchar, valid_from timestamptz, valid_to timestamptz)"
-    )
+    empty_identity(con)
     if resolved:
         con.executemany("insert into identity.resolved values (?, ?, ?, ?, 'person', null, null)", resolved)
     con.execute(

@@ -22,7 +22,7 @@ from connectors.settings import ColumnRule, MappedStream
 _NULLS = ("NULL", "null", "\\N", "<NULL>")
 # Columns a rule may name although no file has them.
 PSEUDO = ("_row", "_file", "_occurrence")
-_SCIENTIFIC = r"^\d(\.\d+)?[eE]\+?\d+$"
+_SCIENTIFIC = r"^\d(\.\d+)?[eE]\+\d{1,3}$"
 _WRAPPED = r"^=\"(.*)\"$"
 
 
@@ -45,14 +45,14 @@ class _Fault:
 
 
 def rules_of(stream: Stream, mapping: MappedStream, names: Sequence[str]) -> dict[str, ColumnRule]:
-    """The rule of every canonical column that can be made: those given, then source columns of the same name."""
+    """The rule of every canonical column that can be made: those given, then source columns of the same name, also
+    those that another rule reads (a key made of `member_id` does not hide the member)."""
     rules = {
         name: rule if isinstance(rule, ColumnRule) else ColumnRule.model_validate({"from": rule})
         for name, rule in mapping.columns.items()
     }
-    used = {name for rule in rules.values() for name in inputs(rule)}
     for column in stream.columns:
-        if column.name not in rules and column.name in names and column.name not in used:
+        if column.name not in rules and column.name in names:
             rules[column.name] = ColumnRule.model_validate({"from": column.name})
     return rules
 
@@ -123,7 +123,7 @@ def _column(
         source = _mapped(source, rule, shown, faults)
     elif rule.default is not None:
         source = typed(source, "text").fill_null(rule.default)
-    if column.type == "text" and _is_id(column.name):
+    if column.type == "text" and rule.from_ and _is_id(column.name):
         _refuse_scientific(source, shown, faults)
     result = _typed(source, column, rule, timezone)
     bad = misfits(source, result)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,15 +63,30 @@ class Text:
 
 def read(path: Path, settings: FileStream, *, name: str) -> Iterator[Part]:
     """The rows of *path*, in parts of bounded size. Raises `FatalError` when the file cannot be read at all."""
-    kind = settings.format if settings.format != "auto" else format_of(path, name)
-    if kind == "xlsx":
-        yield _read_xlsx(path, settings, name)
-    elif kind == "parquet":
-        yield from _read_parquet(path, name)
-    else:
-        with tempfile.TemporaryDirectory(prefix="cdp-text-") as folder:
-            text = as_utf8(path, settings.encoding, Path(folder), name)
+    with tempfile.TemporaryDirectory(prefix="cdp-text-") as folder:
+        plain = _unzipped(path, Path(folder), name)
+        kind = settings.format if settings.format != "auto" else format_of(plain, name)
+        if kind == "xlsx":
+            yield _read_xlsx(plain, settings, name)
+        elif kind == "parquet":
+            yield from _read_parquet(plain, name)
+        else:
+            text = as_utf8(plain, settings.encoding, Path(folder), name)
             yield from _read_jsonl(text) if kind == "jsonl" else _read_csv(text, settings, name)
+
+
+def _unzipped(path: Path, folder: Path, name: str) -> Path:
+    """*path* itself, or the content of a gzip file in *folder*."""
+    with path.open("rb") as handle:
+        if handle.read(2) != b"\x1f\x8b":
+            return path
+    target = folder / "unzipped"
+    try:
+        with gzip.open(path) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _BLOCK)
+    except (EOFError, OSError) as error:
+        raise FatalError(f"{name}: the gzip file is cut short or damaged", hint="copy or export it again") from error
+    return target
 
 
 def format_of(path: Path, name: str) -> str:
@@ -82,7 +99,7 @@ def format_of(path: Path, name: str) -> str:
         return "xlsx"
     if head == b"\xd0\xcf\x11\xe0":
         raise FatalError(f"{name}: an old .xls workbook", hint="save it as .xlsx or CSV and try again")
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes if suffix.lower() != ".gz"]
     kind = _SUFFIXES.get(suffixes[-1] if suffixes else "", "")
     if not kind:
         raise FatalError(f"{name}: cannot tell its format by its name", hint="give `format:` in config/sources.yaml")

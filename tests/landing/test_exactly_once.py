@@ -1,0 +1,197 @@
+"""Nothing lost, nothing twice: what a source delivers again, late, changed or in pieces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from cdp.errors import FatalError, RejectBudgetError, RetriableError
+from cdp.streams import Batch, Reject
+from tests.landing.fakes import EVENTS, PEOPLE, Scripted, page, rows_of
+from warehouse import landing
+from warehouse.home import Home
+from warehouse.landing import land
+from warehouse.landing_ledger import LandingLedger
+from warehouse.raw import reconcile
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+SNAPSHOT = replace(PEOPLE, mode="snapshot")
+
+
+def _counts(report: landing.LandingReport) -> tuple[int, int, int, int, int]:
+    return report.received, report.landed, report.duplicates, report.rejected, report.deleted
+
+
+def test_unchanged_rows_are_duplicates_and_changed_rows_new_versions(home: Home) -> None:
+    land(home, "crm", Scripted([page(("1", "a"), ("2", "b"))]), PEOPLE, now=NOW)
+    report = land(home, "crm", Scripted([page(("1", "a"), ("2", "B"), ("3", "c"))]), PEOPLE, now=NOW)
+    assert _counts(report) == (3, 2, 1, 0, 0)
+    assert rows_of(home, PEOPLE, "id, name") == [("1", "a"), ("2", "b"), ("2", "B"), ("3", "c")]
+
+
+def test_a_row_that_turns_back_is_a_new_version(home: Home) -> None:
+    for name in ("a", "b", "a"):
+        land(home, "crm", Scripted([page(("1", name))]), PEOPLE, now=NOW)
+    assert rows_of(home, PEOPLE, "name") == [("a",), ("b",), ("a",)]
+
+
+def test_versions_inside_one_batch_keep_their_order(home: Home) -> None:
+    report = land(home, "crm", Scripted([page(("1", "a"), ("1", "b"), ("1", "b"), ("1", "a"))]), PEOPLE, now=NOW)
+    assert _counts(report) == (4, 3, 1, 0, 0)
+    assert rows_of(home, PEOPLE, "name, _row_number") == [("a", 1), ("b", 2), ("a", 4)]
+
+
+def test_null_and_empty_text_are_different_content(home: Home) -> None:
+    land(home, "crm", Scripted([page(("1", None))]), PEOPLE, now=NOW)
+    assert land(home, "crm", Scripted([page(("1", ""))]), PEOPLE, now=NOW).landed == 1
+
+
+def test_events_are_known_by_their_key_alone(home: Home) -> None:
+    def batch(name: str) -> Batch:
+        return Batch("events", pl.DataFrame({"id": ["e1", "e1"], "name": [name, "x"], "at": ["2026-01-01", None]}))
+
+    land(home, "log", Scripted([batch("a")]), EVENTS, now=NOW)
+    report = land(home, "log", Scripted([batch("b")]), EVENTS, now=NOW)
+    assert _counts(report) == (2, 0, 2, 0, 0)
+    assert rows_of(home, EVENTS, "id, name") == [("e1", "a")]
+
+
+def test_a_fault_between_pages_keeps_the_pages_and_resumes_behind_them(home: Home) -> None:
+    broken = Scripted(
+        [page(("1", "a"), state={"page": 1}), page(("2", "b"), state={"page": 2}), RetriableError("reset")]
+    )
+    with pytest.raises(RetriableError, match="reset"):
+        land(home, "crm", broken, PEOPLE, now=NOW)
+    again = Scripted([page(("3", "c"), state={"page": 3})])
+    land(home, "crm", again, PEOPLE, now=NOW)
+    assert again.given == {"page": 2}
+    assert rows_of(home, PEOPLE, "id") == [("1",), ("2",), ("3",)]
+
+
+def test_pages_are_gathered_into_commits(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "COMMIT_ROWS", 4)
+    pages = [page((str(n), "x"), (str(n + 100), "x"), state={"page": n}) for n in range(6)]
+    assert land(home, "crm", Scripted(pages), PEOPLE, now=NOW).batches == 3
+
+
+def test_a_full_pull_starts_over_and_changes_nothing(home: Home) -> None:
+    land(home, "crm", Scripted([page(("1", "a"), state={"page": 1})]), PEOPLE, now=NOW)
+    source = Scripted([page(("1", "a"), state={"page": 1})])
+    report = land(home, "crm", source, PEOPLE, now=NOW, full=True)
+    assert source.given == {}
+    assert _counts(report) == (1, 0, 1, 0, 0)
+
+
+def test_an_empty_pull_moves_the_cursor_on(home: Home) -> None:
+    report = land(home, "crm", Scripted([Batch("people", pl.DataFrame(), {"cursor": 9})]), PEOPLE, now=NOW)
+    assert _counts(report) == (0, 0, 0, 0, 0)
+    assert LandingLedger(home.landing_ledger).state("crm", "people")[0] == {"cursor": 9}
+    assert rows_of(home, PEOPLE) == []
+
+
+def test_what_vanished_from_a_clean_full_pull_is_deleted_and_may_come_back(home: Home) -> None:
+    land(home, "wx", Scripted([page(("1", "a"), ("2", "b"), complete=True)]), SNAPSHOT, now=NOW)
+    gone = land(home, "wx", Scripted([page(("1", "a"), complete=True)]), SNAPSHOT, now=NOW)
+    assert _counts(gone) == (1, 0, 1, 0, 1)
+    assert rows_of(home, SNAPSHOT, "id, name, _deleted")[-1] == ("2", None, True)
+    same = land(home, "wx", Scripted([page(("1", "a"), complete=True)]), SNAPSHOT, now=NOW)
+    assert _counts(same) == (1, 0, 1, 0, 0), "a deleted key is deleted once"
+    back = land(home, "wx", Scripted([page(("1", "a"), ("2", "b"), complete=True)]), SNAPSHOT, now=NOW)
+    assert _counts(back) == (2, 1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("ending", [RetriableError("reset"), FatalError("an error reply with an empty list")])
+def test_a_pull_that_did_not_end_cleanly_deletes_nothing(home: Home, ending: Exception) -> None:
+    land(home, "wx", Scripted([page(("1", "a"), ("2", "b"), complete=True)]), SNAPSHOT, now=NOW)
+    with pytest.raises(type(ending)):
+        land(home, "wx", Scripted([page(("1", "a")), ending]), SNAPSHOT, now=NOW)
+    assert not any(row[0] for row in rows_of(home, SNAPSHOT, "_deleted"))
+
+
+def test_a_resumed_full_pull_remembers_its_first_part(home: Home) -> None:
+    land(home, "wx", Scripted([page(*[(str(n), "x") for n in range(6)], complete=True)]), SNAPSHOT, now=NOW)
+    first = Scripted([page(("0", "x"), ("1", "x"), state={"page": 1}), RetriableError("reset")])
+    with pytest.raises(RetriableError):
+        land(home, "wx", first, SNAPSHOT, now=NOW)
+    rest = Scripted([page(("2", "x"), ("3", "x"), state={"page": 2}), page(("4", "x"), complete=True)])
+    assert land(home, "wx", rest, SNAPSHOT, now=NOW).deleted == 1
+    assert rest.given == {"page": 1}
+    assert [row[0] for row in rows_of(home, SNAPSHOT, "id, _deleted") if row[1]] == ["5"]
+
+
+def test_a_full_pull_with_rejects_deletes_nothing_and_says_so(home: Home) -> None:
+    land(home, "wx", Scripted([page(("1", "a"), ("2", "b"), complete=True)]), SNAPSHOT, now=NOW)
+    bad = Reject("unreadable", "{}", 2)
+    report = land(home, "wx", Scripted([page(("1", "a"), complete=True, rejects=(bad,))]), SNAPSHOT, now=NOW)
+    assert report.deleted == 0
+    assert report.notes
+
+
+def test_keys_alone_show_what_was_deleted_from_a_table_read_by_cursor(home: Home) -> None:
+    land(home, "crm", Scripted([page(("1", "a"), ("2", "b"))]), PEOPLE, now=NOW)
+    keys = Batch("people", pl.DataFrame({"id": ["2"]}), keys_only=True, complete=True)
+    assert land(home, "crm", Scripted([page(("3", "c")), keys]), PEOPLE, now=NOW).deleted == 1
+    assert land(home, "crm", Scripted([keys]), PEOPLE, now=NOW).deleted == 1, "3 had just landed: the next one tells"
+    assert [row for row in rows_of(home, PEOPLE, "id, _deleted") if row[1]] == [("1", True), ("3", True)]
+
+
+def test_cells_that_do_not_fit_are_rejected_with_their_place(home: Home) -> None:
+    rows = [(str(n), "x", "1") for n in range(20)]
+    report = land(home, "crm", Scripted([page(*rows, ("a", "x", "many"), (None, "x", "1"))]), PEOPLE, now=NOW)
+    assert _counts(report) == (22, 20, 0, 2, 0)
+    frame = pl.read_parquet(next((home.rejects / "crm" / "people").glob("*.parquet")))
+    assert frame.select("row_number", "column", "reason", "value").rows() == [
+        (21, "points", "`points` is not a valid int", "many"),
+        (22, "id", "`id` is required and empty", None),
+    ]
+
+
+def test_past_the_budget_nothing_of_the_batch_lands_but_its_rejects_can_be_seen(home: Home) -> None:
+    bad = page(*[(str(n), "x", "many" if n % 3 == 0 else "1") for n in range(99)])
+    with pytest.raises(RejectBudgetError, match=r"33 of 99 rows were rejected.*1\.0%.*row 1"):
+        land(home, "crm", Scripted([bad]), PEOPLE, now=NOW)
+    assert rows_of(home, PEOPLE) == []
+    assert pl.read_parquet(home.rejects / "crm" / "people" / "failed.parquet").height == 33
+    generous = replace(PEOPLE, reject_budget=0.5)
+    assert _counts(land(home, "crm", Scripted([bad]), generous, now=NOW)) == (99, 66, 0, 33, 0)
+
+
+def test_a_missing_required_column_names_what_was_found(home: Home) -> None:
+    batch = Batch("people", pl.DataFrame({"Id": ["1"], "name": ["a"]}), source_file="p.csv")
+    with pytest.raises(FatalError, match=r"p\.csv: stream `people` needs the columns id; found Id, name"):
+        land(home, "crm", Scripted([batch]), PEOPLE, now=NOW)
+
+
+def test_undeclared_columns_are_kept_and_reported_once_as_drift(home: Home) -> None:
+    batch = Batch("people", pl.DataFrame({"id": ["1"], "备注": ["x"], "n": [1]}))
+    assert land(home, "crm", Scripted([batch]), PEOPLE, now=NOW).drift == ("备注", "n")
+    assert rows_of(home, PEOPLE, "_extra") == [('{"备注":"x","n":1}',)]
+    assert [row[2] for row in LandingLedger(home.landing_ledger).drift()] == ["n", "备注"]
+
+
+def test_files_a_crash_left_behind_are_ignored_and_removed(home: Home) -> None:
+    land(home, "crm", Scripted([page(("1", "a"))]), PEOPLE, now=NOW)
+    folder = home.raw / "crm" / "people"
+    landed = next(folder.glob("*.parquet"))
+    orphans = [folder / "b0000009999.parquet", folder / ".b0000009999.parquet.tmp"]
+    for orphan in orphans:
+        orphan.write_bytes(landed.read_bytes())
+    assert len(rows_of(home, PEOPLE)) == 1
+    land(home, "crm", Scripted([page(("2", "b"))]), PEOPLE, now=NOW)
+    assert not any(orphan.exists() for orphan in orphans)
+
+
+def test_reconcile_sees_a_file_that_lost_rows(home: Home) -> None:
+    land(home, "crm", Scripted([page(("1", "a"), ("2", "b"))]), PEOPLE, now=NOW)
+    file = next((home.raw / "crm" / "people").glob("*.parquet"))
+    pl.read_parquet(file).head(1).write_parquet(file)
+    assert [row.ok for row in reconcile(home)] == [False]
+
+
+def test_two_sources_of_a_family_share_a_view_and_nothing_else(home: Home) -> None:
+    for source in ("crm", "pos"):
+        land(home, source, Scripted([page(("1", "a"))]), PEOPLE, now=NOW)
+    assert rows_of(home, PEOPLE, "_source, id") == [("crm", "1"), ("pos", "1")]

@@ -41,11 +41,15 @@ def check_limits(con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, scoped
         )
 
 
-def check_gates(
+def gate_faults(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, persons: Persons, outcome: Resolution, ids: Ints
-) -> None:
-    """Raise `CheckFailedError` when the run changes more than `gates` of the rules allow; all broken gates are told."""
-    faults = [*_absolute_gates(con, rules, persons, outcome, ids), *_share_gates(rules, persons)]
+) -> list[str]:
+    """Where the run changes more than `gates` of the rules allow: one sentence each, empty when it may be published."""
+    return [*_absolute_gates(con, rules, persons, outcome, ids), *_share_gates(rules, persons)]
+
+
+def refuse(faults: list[str]) -> None:
+    """Raise `CheckFailedError` when there are faults of gates."""
     if faults:
         raise CheckFailedError(
             "identity gates stopped the run, the old map stays live:\n- " + "\n- ".join(faults),

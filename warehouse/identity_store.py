@@ -22,7 +22,7 @@ from cdp.identity.graph import NEVER, REJECTED, REJECTED_CANNOT, Resolution, Typ
 from cdp.identity.memory import micros
 from cdp.identity.resolve import resolve
 from cdp.identity.rules import IdentityRules
-from warehouse.identity_gates import check_gates, check_limits
+from warehouse.identity_gates import check_limits, gate_faults, refuse
 from warehouse.identity_graph import final_ids, load, store_graph, write_types
 from warehouse.identity_persons import Persons, give_ids, store_persons
 from warehouse.identity_scope import find_scope, sample_scope
@@ -121,8 +121,26 @@ def reresolve(
     return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(None), take=False)
 
 
+def try_rules(
+    con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, as_of: datetime, secret: bytes
+) -> tuple[IdentityReport, list[str]]:
+    """A run under other rules in the caller's transaction, past all gates; also says which gates it would break."""
+    broken: list[str] = []
+    report = _run(con, rules, run_id="what-if", as_of=as_of, secret=secret, clock=_Clock(None), collect=broken)
+    return report, broken
+
+
 # What a rebuild throws away. `node` stays: its numbers are what map, registry and history speak of.
-DERIVED = ("evidence", "evidence_node", "identifier_value", "rejects", "edge", "edge_decision", "raw_component", "person")
+DERIVED = (
+    "evidence",
+    "evidence_node",
+    "identifier_value",
+    "rejects",
+    "edge",
+    "edge_decision",
+    "raw_component",
+    "person",
+)
 
 
 @contextmanager
@@ -149,8 +167,12 @@ def _run(
     clock: _Clock,
     full: bool = False,
     take: bool = True,
+    collect: list[str] | None = None,
 ) -> IdentityReport:
-    """One run inside the caller's transaction. *full*: resolve everything anew; *take*: look at the evidence model."""
+    """One run inside the caller's transaction.
+
+    *full*: resolve everything anew. *take*: look at the evidence model. *collect*: note broken gates there and go on.
+    """
     ensure_tables(con)
     before = last_run(con)
     run = before.run + 1 if before else 1
@@ -184,7 +206,11 @@ def _run(
         store_persons(con, persons, outcome, run=run, as_of=as_of, cause=cause, scoped=scoped)
     with clock.stage("check"):
         check_limits(con, rules, scoped=scoped)
-        check_gates(con, rules, persons, outcome, ids)
+        faults = gate_faults(con, rules, persons, outcome, ids)
+        if collect is None:
+            refuse(faults)
+        else:
+            collect += faults
         if scoped:
             _check_sample(con, rules, table, run=run, as_of=as_of)
         con.execute("delete from identity.touched")

@@ -14,7 +14,12 @@ RULES = IdentityRules.model_validate(
         "types": {
             "member_id": {"limit": 1},
             "unionid": {"limit": 2},
-            "phone": {"limit": 2, "recycle_gap_days": 60, "normalise": [], "block": [{"value": "p0", "reason": "test"}]},
+            "phone": {
+                "limit": 2,
+                "recycle_gap_days": 60,
+                "normalise": [],
+                "block": [{"value": "p0", "reason": "test"}],
+            },
             "device_id": {"max_links": {"member_id": 2, "unionid": 3}},
             "pending_id": {"ttl_days": 90},
             "ipad": {"class": 3, "priority": 5, "max_links": {"member_id": 1}, "shared_policy": "time_slice"},

@@ -32,7 +32,9 @@ def test_order_of_rows_and_of_places_in_them_never_matters(seed: int) -> None:
     items = rows(rng, rng.randrange(2, 40))
     expected = resolved(items).partition()
     for _ in range(3):
-        shuffled = [replace(item, ids=tuple(rng.sample(item.ids, len(item.ids)))) for item in rng.sample(items, len(items))]
+        shuffled = [
+            replace(item, ids=tuple(rng.sample(item.ids, len(item.ids)))) for item in rng.sample(items, len(items))
+        ]
         assert resolved(shuffled).partition() == expected
 
 
@@ -52,7 +54,14 @@ def test_limits_hold_for_every_person(seed: int) -> None:
 def test_without_limits_persons_are_connected_components(seed: int) -> None:
     """networkx as the oracle."""
     rng = random.Random(seed)
-    free = {"limit": None, "limit_window_days": None, "max_links": {}, "ttl_days": None, "recycle_gap_days": None, "block": ()}
+    free = {
+        "limit": None,
+        "limit_window_days": None,
+        "max_links": {},
+        "ttl_days": None,
+        "recycle_gap_days": None,
+        "block": (),
+    }
     rules = RULES.model_copy(
         update={"types": {name: item.model_copy(update=free) for name, item in RULES.types.items()}}
     )
@@ -116,8 +125,16 @@ def test_parallel_choice_of_edges_first_for_both_sides_equals_the_sequential_rep
             else:
                 cluster = [x if item == y else item for item in cluster]
                 banned = {frozenset(x if item == y else item for item in pair) for pair in banned}
-        left = [edge for edge in left if cluster[a[edge]] != cluster[b[edge]] and frozenset((cluster[a[edge]], cluster[b[edge]])) not in banned]
-    assert len({(int(label), mine) for label, mine in zip(labels, cluster, strict=True)}) == len(set(cluster)) == len(set(labels.tolist()))
+        left = [
+            edge
+            for edge in left
+            if cluster[a[edge]] != cluster[b[edge]] and frozenset((cluster[a[edge]], cluster[b[edge]])) not in banned
+        ]
+    assert (
+        len({(int(label), mine) for label, mine in zip(labels, cluster, strict=True)})
+        == len(set(cluster))
+        == len(set(labels.tolist()))
+    )
 
 
 def test_compiled_and_interpreted_replay_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +179,11 @@ def test_the_chain_between_two_identifiers_is_the_strongest(seed: int) -> None:
 def feed_applied(brand: Brand, before: dict[int, str], run: int) -> dict[int, str]:
     """An old map with the feed's rows of one run applied, in order."""
     after = dict(before)
-    for op, one, other, node in brand.con.execute("""select op, one_id, other_id, node_id from identity.identity_change
-        where run = ? and node_id is not null order by seq""", [run]).fetchall():
+    for op, one, other, node in brand.con.execute(
+        """select op, one_id, other_id, node_id from identity.identity_change
+        where run = ? and node_id is not null order by seq""",
+        [run],
+    ).fetchall():
         if op == "attach":
             assert node not in after
             after[node] = one
@@ -195,7 +215,7 @@ def test_incremental_equals_full_and_the_feed_carries_the_map_over(seed: int) ->
             del kept[key]
         as_of = day(120 + 20 * step)
         report = brand.run(as_of=as_of)
-        assert report.mode == ("full" if step == 0 else "incremental")
+        assert (report.mode == "full") == (step == 0)
         expected = resolve_items(list(kept.values()), RULES, as_of=micros(as_of), barred=BARRED).partition()  # type: ignore[arg-type]
         assert brand.partition() == expected
         after = node_map(brand)

@@ -6,7 +6,6 @@ models, because those belong to other rooms.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -36,6 +35,7 @@ from warehouse.backup import (
 from warehouse.connection import open_guard
 from warehouse.home import Home, load_config
 from warehouse.landing_ledger import BatchRecord, LandingLedger
+from warehouse.publish import current
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -271,23 +271,20 @@ def _rows(path: Path) -> int:
 
 
 def _published(home: Home) -> Finding:
-    pointer = home.published / "current.json"
-    if not pointer.exists():
-        return Finding("published", "ok", "nothing published yet")
     hint = "`cdp publish rollback` points to an earlier version; `cdp run` publishes a new one"
+    if not (home.published / "current.json").exists():
+        return Finding("published", "ok", "nothing published yet")
     try:
-        version = str(json.loads(pointer.read_text(encoding="utf-8"))["version"])
-    except (ValueError, KeyError, TypeError):
-        return Finding("published", "fail", "current.json cannot be read", hint)
-    file = home.published / f"marts-{version}.duckdb"
-    if not file.is_file():
-        return Finding("published", "fail", f"current.json points to {file.name}, which is not there", hint)
-    try:
-        with open_guard(file), closing(duckdb.connect(str(file), read_only=True)) as con:
-            con.execute("select count(*) from duckdb_tables()").fetchall()
+        item = current(home)
+        with open_guard(item.path), closing(duckdb.connect(str(item.path), read_only=True)) as con:
+            (inside,) = con.execute("select version from _meta.version").fetchall()[0]
     except CdpError as error:
         return Finding("published", "fail", error.message, hint)
-    return Finding("published", "ok", f"{file.name}, {file.stat().st_size / 1e6:,.0f} MB")
+    except duckdb.Error as error:
+        return Finding("published", "fail", str(error).splitlines()[0][:200], hint)
+    if inside != item.version:
+        return Finding("published", "fail", f"{item.file} says it is version {inside}", hint)
+    return Finding("published", "ok", f"version {item.version}, {item.path.stat().st_size / 1e6:,.0f} MB")
 
 
 def _left_over(home: Home, now: datetime) -> Finding:

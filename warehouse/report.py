@@ -7,6 +7,7 @@ fits a phone.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -22,14 +23,35 @@ from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
 from cdp.quality.anomalies import AnomalyRules
 from warehouse import report_business, report_operations
+from warehouse.anomalies import check_arrivals, check_flows
 from warehouse.connection import open_guard
 from warehouse.expectations import CheckResult
 from warehouse.home import Home, load_config
+from warehouse.reader import published
 from warehouse.report_parts import Context, Locale, MissingTableError, Section
 
 
+def daily_report(
+    home: Home,
+    *,
+    now: datetime,
+    locale: Locale,
+    out: Path | None = None,
+    version: str | None = None,
+    rules: AnomalyRules | None = None,
+) -> Path:
+    """Check freshness and volume as of *now*, and write the page about a published version (default: the current one)
+    to *out* (default: `reports/<version>.html` in the home)."""
+    item = published(home, version)
+    with open_guard(item.path), closing(duckdb.connect(str(item.path), read_only=True)) as con:
+        flows = check_flows(con, as_of=item.as_of, timezone=item.timezone, marts="marts", rules=rules)
+    found = [*check_arrivals(home, as_of=now, timezone=item.timezone, rules=rules), *flows]
+    target = out or home.root / "reports" / f"{item.version}.html"
+    return build_report(item.path, home, locale=locale, out=target, now=now, anomalies=found, rules=rules)
+
+
 def build_report(
-    published: Path,
+    published_file: Path,
     home: Home,
     *,
     locale: Locale,
@@ -38,16 +60,16 @@ def build_report(
     anomalies: Sequence[CheckResult] = (),
     rules: AnomalyRules | None = None,
 ) -> Path:
-    """Write the page about the version in *published* to *out* and return it; the file appears whole or not at all.
+    """Write the page about the version in *published_file* to *out* and return it. It appears whole or not at all.
 
     *now*: ages are told against it; default: when the version was published, so that the same version gives the same
     page. *anomalies*: results of `warehouse.anomalies`. A section whose tables are missing or empty says so, the others
-    are unaffected. Raises `ConfigError` when *published* is not there.
+    are unaffected. Raises `ConfigError` when *published_file* is not there.
     """
-    if not published.is_file():
-        raise ConfigError(f"{published} is not there", hint="`cdp run` builds, checks and publishes")
+    if not published_file.is_file():
+        raise ConfigError(f"{published_file} is not there", hint="`cdp run` builds, checks and publishes")
     brand = load_config(home, "cdp.yaml", BrandConfig)
-    with open_guard(published), closing(duckdb.connect(str(published), read_only=True)) as con:
+    with open_guard(published_file), closing(duckdb.connect(str(published_file), read_only=True)) as con:
         page = _context(con, brand, locale, now)
         sections = _sections(page, home, anomalies, rules or AnomalyRules())
         facts = _guarded("headline", page, report_business.headline)
@@ -105,6 +127,9 @@ def _guarded(title: str, page: Context, maker: Callable[[Context], Any]) -> Any:
     except MissingTableError as error:
         text = page.t(f"这个版本没有表 marts.{error.table}。", f"This version has no table marts.{error.table}.")
         return Section(name, title, empty=text)
+    except sqlite3.Error as error:
+        text = page.t("账本无法读取：", "The ledger cannot be read: ")
+        return Section(name, title, empty=f"{text}{error}", tone="bad")
     except (duckdb.BinderException, duckdb.CatalogException) as error:
         reason = str(error).splitlines()[0]
         text = page.t("这个版本的表与报表不符：", "The tables of this version do not fit the report: ")

@@ -192,7 +192,9 @@ def quality(page: Context, found: Sequence[CheckResult]) -> Section:
         }
         for item in found
     ]
-    rows = [*stored, *made]
+    # A run may have stored its anomaly checks with the version; those made now take their place.
+    fresh = {(row["table_name"], row["name"]) for row in made}
+    rows = [*(row for row in stored if (row["table_name"], row["name"]) not in fresh), *made]
     if not rows:
         return Section(name, title, empty=t("这个版本没有检查记录。", "This version has no record of checks."))
     failed = sorted((row for row in rows if not row["passed"]), key=lambda row: (row["severity"], row["table_name"]))

@@ -12,6 +12,7 @@ import pytest
 from tests.operations.homes import NOW, land_batches
 from warehouse.connection import open_warehouse
 from warehouse.home import Home
+from warehouse.sync_ledger import SyncLedger
 
 
 @pytest.fixture
@@ -34,8 +35,13 @@ def home(tmp_path: Path) -> Home:
     with open_warehouse(made, as_of=NOW, timezone="Asia/Shanghai") as con:
         con.execute("create table identity.one_id_registry as select 'p' || range as one_id from range(50000)")
         con.execute("create table marts_db.marts.dim_people as select 'p' || range as one_id from range(1000)")
+    with SyncLedger(made.sync_ledger):
+        pass
     with closing(sqlite3.connect(made.sync_ledger)) as con:
-        con.execute("create table ops (op integer primary key, state text)")
-        con.executemany("insert into ops values (?, 'verified')", [(number,) for number in range(500)])
+        con.executemany(
+            "insert into ops (run_id, seq, phase, userid, external_userid, add_keys, remove_keys, state)"
+            " values (1, ?, 1, 'u', 'e', '[]', '[]', 'verified')",
+            [(number,) for number in range(500)],
+        )
         con.commit()
     return made

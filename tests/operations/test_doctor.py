@@ -6,15 +6,16 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from cdp.brand import BrandConfig
 from connectors.settings import SourcesConfig
 from tests.operations.homes import land_batches
 from warehouse.backup import create_backup
+from warehouse.connection import open_warehouse
 from warehouse.doctor import Finding, Machine, examine
 from warehouse.home import Home
+from warehouse.publish import publish
 
 SOUND = Machine(python=(3, 11), memory=32 * 10**9, free_disk=100 * 10**9)
 MODELS = {"cdp.yaml": BrandConfig, "sources.yaml": SourcesConfig}
@@ -113,11 +114,16 @@ def test_damage_inside_a_table_is_found_by_reading_it(home: Home, now: datetime)
 
 
 def test_a_pointer_to_nothing_is_found(home: Home, now: datetime) -> None:
-    (home.published / "current.json").write_text('{"version": "1"}', encoding="utf-8")
-    assert "not there" in look(home, now)["published"].detail
-    with duckdb.connect(str(home.published / "marts-1.duckdb")) as con:
-        con.execute("create table t as select 1")
+    with open_warehouse(home, as_of=now, timezone="Asia/Shanghai") as con:
+        first = publish(home, con, version="1", checks=[])
+        publish(home, con, version="2", checks=[])
     assert look(home, now)["published"].status == "ok"
+    (home.published / "marts-2.duckdb").write_bytes(first.path.read_bytes())
+    assert "says it is version 1" in look(home, now)["published"].detail
+    (home.published / "marts-2.duckdb").write_bytes(b"x" * 5000)
+    assert look(home, now)["published"].status == "fail"
+    (home.published / "marts-2.json").unlink()
+    assert "no marts-2.json" in look(home, now)["published"].detail
 
 
 def test_old_left_over_files_are_named_and_fresh_ones_are_not(home: Home, now: datetime) -> None:
@@ -144,6 +150,12 @@ def test_keys_that_others_may_read_are_told(home: Home, now: datetime) -> None:
 
 def test_the_doctor_changes_nothing(home: Home, now: datetime) -> None:
     land_batches(home, "wecom", "relations", [3])
-    before = {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()}
+    before = _files(home)
     look(home, now, deep=True)
-    assert {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()} == before
+    assert _files(home) == before
+
+
+def _files(home: Home) -> dict[Path, bytes]:
+    """Every file of the home; the side files that any reader of an SQLite file in WAL mode makes are left out."""
+    files = [path for path in home.root.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal"))]
+    return {path: path.read_bytes() for path in files}

@@ -177,6 +177,20 @@ def delete_tag(world: World, action: Action) -> None:
     _tag_event(world, "delete", action["id"], kind)
 
 
+def create_group(world: World, action: Action) -> None:
+    """Staff opens a customer group (`chat_id` begins with wr)."""
+    now = int(world.now())
+    world.state.run(
+        "insert into groups (chat_id, name, owner, create_time) values (?, ?, ?, ?)",
+        action["chat_id"], action["name"], action["owner"], now,
+    )  # fmt: skip
+    world.state.run(
+        "insert into group_members (chat_id, member_id, type, join_time, join_scene) values (?, ?, 1, ?, 1)",
+        action["chat_id"], action["owner"], now,
+    )  # fmt: skip
+    world.raise_event({"Event": "change_external_chat", "ChangeType": "create", "ChatId": action["chat_id"]})
+
+
 def join_group(world: World, action: Action) -> None:
     world.state.run(
         "insert or replace into group_members values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -246,7 +260,7 @@ ACTIONS: dict[str, Callable[[World, Action], Any]] = {
     for action in (
         mark, remark, personal_tags, add_relation, add_back, remove_customer, remove_staff, leave, transfer,
         create_tag, rename_tag, delete_tag,
-        join_group, quit_group, dismiss_group, confirm_message, set_scope, set_app, unsubscribe,
+        create_group, join_group, quit_group, dismiss_group, confirm_message, set_scope, set_app, unsubscribe,
     )
 }  # fmt: skip
 

@@ -197,8 +197,8 @@ def orders(
         evidence.link("member", who, kind, mine)
         evidence.link(kind, mine, "unionid", np.where(has_union, mine, -1))
         evidence.link(kind, mine, "phone", phone)
-    evidence.see("phone", receiver)
     online = platform != POS
+    evidence.see("phone", np.where(online, receiver, -1))
     channel = purchases.channel[row]
     coupon = purchases.coupon[row] > 0
     used = purchases.status[row] >= 0

@@ -42,12 +42,14 @@ def write_corp(path: Path, settings: Mapping[str, Any] | None = None) -> Path:
     for number in range(CUSTOMERS):
         kind = 2 if number == 200 else 1
         con.execute(
-            "insert into contacts (external_userid, name, type, gender, unionid, corp_name, position) values (?, ?, ?, 2, ?, ?, ?)",
+            "insert into contacts (external_userid, name, type, gender, unionid, corp_name, position)"
+            " values (?, ?, ?, 2, ?, ?, ?)",
             (customer(number), f"客户{number}", kind, f"ounion{number:022d}", "某公司", "采购"),
         )
         for staff in {number % 9, (number + 3) % 9}:
             con.execute(
-                "insert into relations (userid, external_userid, createtime, state, remark_mobiles) values (?, ?, ?, 'counter', '13712345678')",
+                "insert into relations (userid, external_userid, createtime, state, remark_mobiles)"
+                " values (?, ?, ?, 'counter', '13712345678')",
                 (STAFF[staff], customer(number), 1_700_000_000 + number),
             )
     con.execute("insert into tag_groups values ('etconsole', '客户等级', 10, 1700000000, null, 0)")

@@ -13,7 +13,7 @@ from sandbox.server import RunningServer
 from tests.sandbox.corp import CORPID, STAFF, Corp, customer
 from tests.sandbox.receiver import Receiver
 
-TOKEN = "callback-token"  # noqa: S105 (of this test alone)
+TOKEN = "callback-token"
 KEY = new_aes_key()
 
 

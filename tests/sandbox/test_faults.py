@@ -117,7 +117,7 @@ def test_expired_token_once(corp: Corp, server: RunningServer) -> None:
 
 def test_unknown_faults_settings_and_actions_are_told(server: RunningServer) -> None:
     for name, body in (("faults", {"kind": "explode"}), ("settings", {"tagcap": 1}), ("hand", {"do": "dance"})):
-        with pytest.raises(RuntimeError, match="400|unknown"):
+        with pytest.raises(RuntimeError, match="unknown"):
             server.admin("POST", name, body)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from sandbox.server import RunningServer
@@ -16,7 +18,7 @@ def world(fresh: RunningServer) -> RunningServer:
 
 
 @pytest.fixture
-def client(world: RunningServer) -> Corp:
+def client(world: RunningServer) -> Iterator[Corp]:
     found = Corp(world)
     yield found
     found.http.close()

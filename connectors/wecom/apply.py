@@ -25,6 +25,7 @@ from connectors.wecom.replies import GONE_CODES, WeComError
 MARK = "externalcontact/mark_tag"
 IDS_PER_CALL = 50
 HEARTBEAT_S = 5.0
+NO_ANSWER = "no answer"
 Stop = Callable[[], str | None]
 
 
@@ -207,8 +208,8 @@ class Sender:
                     if tries < limits.attempts:
                         self._sleep(min(0.2 * 2**tries, 4.0))
                         continue
-                    if doubtful:
-                        return Moved(op.seq, "unknown", None, "no answer")
+                    if error.errcode == 0:
+                        return Moved(op.seq, "unknown" if doubtful else "planned", None, NO_ANSWER)
                 elif kind == "MAP":
                     live = self._without_broken(add, remove)
                     if live != (add, remove):
@@ -397,15 +398,18 @@ class Queue:
 
 
 class Breaker:
-    """Stops a run whose calls fail too often, or that meets one unknown code after another."""
+    """Stops a run whose calls fail too often, that meets one unknown code after another, or that gets no answers."""
 
     def __init__(self, config: SyncConfig) -> None:
         self._limits = config.breaker
         self._last: deque[bool] = deque(maxlen=config.breaker.window)
-        self._strange = 0
+        self._strange = self._silent = 0
 
     def record(self, result: Moved) -> str | None:
         """Take one result in; returns why to stop, or None."""
+        self._silent = self._silent + 1 if result.reason == NO_ANSWER else 0
+        if self._silent >= self._limits.unclassified_in_a_row:
+            return "breaker: WeCom cannot be reached"
         if result.state in ("planned", "unknown"):
             return None
         failed = result.state == "failed"

@@ -31,7 +31,7 @@ class Pacer:
         self._factor, self._recover_after = factor, recover_after
         self._good = 0
         self._next = 0.0  # when the bucket, drained, will next hold a call
-        self._blocked_until = 0.0
+        self._blocked: tuple[float, float] = (0.0, 0.0)  # from when, for how long
         self._lock = threading.Lock()
 
     @property
@@ -54,7 +54,9 @@ class Pacer:
             self._next = min(max(self._next, earliest), now + self._burst * step + 1.0)
             due = self._next
             self._next = due + step
-            return max(due - now, self._blocked_until - now, 0.0)
+            began, length = self._blocked
+            # min: a clock that jumped back must not turn a block of a minute into one of a day.
+            return max(due - now, min(began + length - now, length), 0.0)
 
     def good(self) -> None:
         """One call went well."""
@@ -73,4 +75,4 @@ class Pacer:
     def block(self, seconds: float) -> None:
         """No call for the next *seconds*."""
         with self._lock:
-            self._blocked_until = max(self._blocked_until, self._clock() + seconds)
+            self._blocked = (self._clock(), seconds)

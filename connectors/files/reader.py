@@ -355,8 +355,28 @@ def _read_xlsx(path: Path, settings: FileStream, name: str) -> Part:
     else:
         names, body, first = [cell or "" for cell in grid.row(0)], grid.slice(1), 2 + settings.skip_rows
     names = unique_names(names, name)
+    body = _destroyed_shown(body, book, sheet, first - 1)
     body = _numbered(body.rename(dict(zip(body.columns, names, strict=True))), first)
     return Part(body.filter(~pl.all_horizontal(pl.col(names).is_null())))
+
+
+def _destroyed_shown(body: pl.DataFrame, book: Any, sheet: str | int, above: int) -> pl.DataFrame:
+    """Numbers past fifteen digits as `6.91793E+18`: a workbook keeps no more of them, so as ids they are destroyed.
+
+    Read as text they would look whole. Only a column of nothing but numbers is sure to hold numbers.
+    """
+    long = [name for name in body.columns if body[name].str.contains(r"^\d{16,}$").any()]
+    if not long:
+        return body
+    native = book.load_sheet(sheet, header_row=None, skip_rows=above).to_polars()
+    changes = []
+    for name in long:
+        numbers = native[native.columns[body.columns.index(name)]]
+        if numbers.dtype.is_numeric() and len(numbers) == body.height:
+            shown = [f"{value:.5E}" if value is not None and abs(value) >= 1e15 else None for value in numbers]
+            text = pl.Series(name, shown, dtype=pl.String)
+            changes.append(text.to_frame("a").with_columns(b=body[name]).select(pl.coalesce("a", "b").alias(name)))
+    return body.with_columns([change.to_series() for change in changes])
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[Part]:

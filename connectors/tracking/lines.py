@@ -87,7 +87,7 @@ def plain_lines(path: Path, expand: Expand | None) -> Iterator[Path]:
     body = head.decode(encoding or "utf-8", "replace").lstrip("\ufeff \t\r\n")
     array = body.startswith("[")
     batched = expand is not None and len(_expanded(body.split("\n", 1)[0], expand)) > 0
-    if not (path.suffix == ".gz" or head[:2] == _GZIP or encoding or array or batched):
+    if not (_is_zipped(path) or encoding or array or batched):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="cdp-lines-") as folder:
@@ -101,12 +101,15 @@ def plain_lines(path: Path, expand: Expand | None) -> Iterator[Path]:
         yield copy
 
 
+def _is_zipped(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(2) == _GZIP
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     with path.open("rb") as plain:
-        zipped = plain.read(2) == _GZIP
-        plain.seek(0)
-        if not zipped:
+        if not _is_zipped(path):
             yield plain
             return
         with gzip.open(plain) as handle:

@@ -200,6 +200,9 @@ class SyncConfig(Strict):
     gates: GateLimits = GateLimits()
     freshness: dict[str, Duration] = Field(default_factory=dict, description="stream -> how old its newest load may be")
     freshness_verdict: Literal["hold", "stop"] = "hold"
+    warning_verdict: Literal["hold", "pass"] = Field(
+        default="hold", description="what a failed check of severity `warn` does to a plan"
+    )
     limits: SyncLimits = SyncLimits()
     breaker: Breaker = Breaker()
     approval: Approval = Approval()

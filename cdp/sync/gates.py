@@ -33,7 +33,8 @@ def data_gates(config: SyncConfig, evidence: Evidence, *, now: datetime) -> list
         if severity == "error":
             gates.append(Gate("check", name, "stop", 1, 0, f"阻断检查未通过：{name}", f"blocking check failed: {name}"))
         else:
-            gates.append(Gate("warning", name, "hold", 1, 0, f"检查有警告：{name}", f"check warns: {name}"))
+            zh, en = f"检查有警告：{name}", f"check warns: {name}"
+            gates.append(Gate("warning", name, config.warning_verdict, 1, 0, zh, en))
     for stream, promise in sorted(config.freshness.items()):
         gates += _freshness(stream, promise, (evidence.loaded_at or {}).get(stream), config.freshness_verdict, now)
     return gates or [Gate("data", "", "pass", 0, 0, "数据检查通过、输入新鲜", "checks passed, inputs fresh")]

@@ -325,8 +325,8 @@ def what_if(
 ) -> WhatIf:
     """Resolve everything under other *rules*, report the exact difference, and undo it: nothing is published."""
     before = rows(con, "select count(*) from identity.person where kind = 'person'")[0][0]
-    con.execute("begin transaction")
     try:
+        con.execute("begin transaction")
         report, gates = try_rules(con, rules, as_of=as_of, secret=secret)
         pairs = {
             op: rows(con, """select one_id, other_id from identity.identity_change

@@ -45,7 +45,7 @@ def gate_faults(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, persons: Persons, outcome: Resolution, ids: Ints
 ) -> list[str]:
     """Where the run changes more than `gates` of the rules allow: one sentence each, empty when it may be published."""
-    return [*_absolute_gates(con, rules, persons, outcome, ids), *_share_gates(rules, persons)]
+    return [*_absolute_gates(con, rules, persons, outcome, ids), *_share_gates(con, rules, persons)]
 
 
 def refuse(faults: list[str]) -> None:
@@ -93,23 +93,27 @@ def _absolute_gates(
     return faults
 
 
-def _share_gates(rules: IdentityRules, persons: Persons) -> list[str]:
+def _share_gates(con: duckdb.DuckDBPyConnection, rules: IdentityRules, persons: Persons) -> list[str]:
+    """Gates on what was there before this run, whether the run looked at it or not."""
     gates = rules.gates
     faults: list[str] = []
-    before = np.unique(np.concatenate([persons.old[persons.old >= 0], persons.gone_old]))
-    if len(before) < gates.min_people_for_shares:
+    live, mapped = con.execute("""select
+        (select count(*) from identity.one_id_registry where status = 'live'),
+        (select count(*) from identity.identity_map where run_to is null)""").fetchall()[0]
+    merged, gone = len(persons.merged), len(persons.gone)
+    people = live - len(persons.minted) - len(persons.resurrected) + merged + len(persons.retired)
+    known = mapped - int((persons.old < 0).sum()) + gone
+    if people < gates.min_people_for_shares:
         return faults
-    known = (persons.old >= 0).sum() + len(persons.gone)
-    moved = ((persons.old >= 0) & (persons.old != persons.new)).sum() + len(persons.gone)
+    moved = int(((persons.old >= 0) & (persons.old != persons.new)).sum()) + gone
     if moved > gates.max_moved_share * known:
         faults.append(
             f"max_moved_share: {moved / known:.1%} of known identifiers would change person or vanish, "
             f"allowed {gates.max_moved_share:.1%}"
         )
-    merged = len(persons.merged)
-    if merged > gates.max_merged_known_share * len(before):
+    if merged > gates.max_merged_known_share * people:
         faults.append(
-            f"max_merged_known_share: {merged / len(before):.1%} of known people would merge into another, "
+            f"max_merged_known_share: {merged / people:.1%} of known people would merge into another, "
             f"allowed {gates.max_merged_known_share:.1%}"
         )
     return faults

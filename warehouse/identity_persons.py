@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cdp.errors import CheckFailedError
+from cdp.identity.components import components
 from cdp.identity.graph import (
     ABSENT,
     BLOCKED,
@@ -194,6 +195,36 @@ def store_persons(
     _registry(con, persons, run)
     _map(con, persons, run=run, as_of=as_of)
     _persons(con, persons, outcome, scoped=scoped)
+
+
+def store_households(con: duckdb.DuckDBPyConnection, types: list[str]) -> None:
+    """People who gave the same contact (of *types*) but stay several are one household, named by its oldest person."""
+    found = columns(con, f"""
+        with given as (
+            select decision.a_node, decision.b_node from identity.edge_decision as decision
+            inner join identity.node as a on decision.a_node = a.node_id
+            inner join identity.node as b on decision.b_node = b.node_id
+            where decision.reason <> 'cut' and decision.reason <> 'closed'
+                and (a.type in ({_listed(types)}) or b.type in ({_listed(types)}))
+        )
+        select distinct x.number as one, y.number as other from given
+        inner join identity.identity_map as x on given.a_node = x.node_id and x.run_to is null
+        inner join identity.identity_map as y on given.b_node = y.node_id and y.run_to is null
+        where x.number <> y.number""")
+    numbers, ends = np.unique(np.concatenate([found["one"], found["other"]]), return_inverse=True)
+    half = len(found["one"])
+    label = components(len(numbers), ends[:half].astype(np.int32), ends[half:].astype(np.int32))
+    oldest = numbers[_least(np.arange(len(numbers)), label, int(label.max()) + 1 if len(label) else 0)]
+    con.register("homes", pl.DataFrame({"number": numbers, "household": oldest[label]}).to_arrow())
+    con.execute("""update identity.person set household = null
+        where household is not null and number not in (select number from homes)""")
+    con.execute("""update identity.person as person set household = homes.household from homes
+        where person.number = homes.number and person.household is distinct from homes.household""")
+    con.unregister("homes")
+
+
+def _listed(types: list[str]) -> str:
+    return ", ".join("'" + name.replace("'", "''") + "'" for name in types) or "''"
 
 
 def _freeze(con: duckdb.DuckDBPyConnection, persons: Persons) -> None:

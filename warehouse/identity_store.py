@@ -17,14 +17,14 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from cdp.errors import CheckFailedError, FatalError
+from cdp.errors import CheckFailedError, FatalError, RetriableError
 from cdp.identity.graph import NEVER, REJECTED, REJECTED_CANNOT, Resolution, TypeTable
 from cdp.identity.memory import micros
 from cdp.identity.resolve import resolve
 from cdp.identity.rules import IdentityRules
 from warehouse.identity_gates import check_limits, gate_faults, refuse
 from warehouse.identity_graph import final_ids, load, store_graph, write_types
-from warehouse.identity_persons import Persons, give_ids, store_persons
+from warehouse.identity_persons import Persons, give_ids, store_households, store_persons
 from warehouse.identity_scope import find_scope, sample_scope
 from warehouse.identity_tables import ensure_tables
 from warehouse.identity_values import Delta, nothing_new, take_in
@@ -108,7 +108,6 @@ def rebuild_identities(
 ) -> IdentityReport:
     """Throw away all that can be derived and resolve from evidence and registry; a sound warehouse shows no change."""
     with transaction(con, secret):
-        ensure_tables(con)
         for table in DERIVED:
             con.execute(f"delete from identity.{table}")
         return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(progress), full=True)
@@ -143,18 +142,34 @@ DERIVED = (
 )
 
 
+def _take_turn(con: duckdb.DuckDBPyConnection) -> None:
+    """One at a time: raise `RetriableError` while another transaction of this process changes identities."""
+    try:
+        ensure_tables(con)
+        con.execute("update identity.writer set beat = beat + 1")
+    except duckdb.TransactionException as error:
+        raise RetriableError(
+            "another step is changing identities", hint="wait for it to end and try again"
+        ) from error
+
+
 @contextmanager
 def transaction(con: duckdb.DuckDBPyConnection, secret: bytes) -> Iterator[None]:
     """All or nothing: commit at the end, roll back whatever stops the body."""
     if len(secret) < 16:
         raise FatalError("the identity secret is shorter than 16 bytes", hint="`cdp init` makes one in secrets/")
+    collation = con.execute("select current_setting('default_collation')").fetchall()[0][0]
+    con.execute("set default_collation = ''")  # identifiers compare byte by byte, whatever the session prefers
     con.execute("begin transaction")
     try:
+        _take_turn(con)
         yield
         con.execute("commit")
     except BaseException:
         con.execute("rollback")
         raise
+    finally:
+        con.execute(f"set default_collation = '{collation}'")
 
 
 def _run(
@@ -173,11 +188,10 @@ def _run(
 
     *full*: resolve everything anew. *take*: look at the evidence model. *collect*: note broken gates there and go on.
     """
-    ensure_tables(con)
     before = last_run(con)
     run = before.run + 1 if before else 1
     with clock.stage("take in evidence"):
-        if before:
+        if before and take:
             check_map_untouched(con, before.state_hash)
         refreshed = take and _refresh_dictionary(con, rules, before, as_of=as_of)
         delta = (
@@ -204,6 +218,7 @@ def _run(
     with clock.stage("give ids"):
         persons = give_ids(con, outcome, ids, loaded, table, run=run, as_of=as_of, secret=secret, scoped=scoped)
         store_persons(con, persons, outcome, run=run, as_of=as_of, cause=cause, scoped=scoped)
+        store_households(con, [name for name, item in sorted(rules.types.items()) if item.household])
     with clock.stage("check"):
         check_limits(con, rules, scoped=scoped)
         faults = gate_faults(con, rules, persons, outcome, ids)

@@ -13,10 +13,8 @@ import polars as pl
 
 from cdp.ltv.holdout import HoldOutReport, compare
 from cdp.ltv.models import Buyers, Prediction, fit_and_score
-from cdp.metrics.config import MetricsConfig
+from cdp.metrics.config import LtvConfig, MetricsConfig
 from warehouse.analytics_common import MARTS, Cut, Table, business_cut, frame, view_of, write_marts
-
-DAYS_PER_UNIT = 7.0  # models work in weeks, the unit of the published parameters
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ def build_ltv(
     settings = metrics.ltv
     cut = business_cut(con, as_of, timezone)
     _purchase_days(con, cut)
-    history = _buyers(con, cut.day - timedelta(days=1))
+    history = _buyers(con, cut.day - timedelta(days=1), settings)
     report = _hold_out(con, cut.day - timedelta(days=1), metrics)
-    published, reason = _gate(report, history, metrics)
-    prediction = fit_and_score(history, settings, unit_days=DAYS_PER_UNIT) if len(history) else None
+    published, reason = _gate(report, metrics)
+    prediction = fit_and_score(history, settings) if _can_fit(history) else None
     people = _people_frame(history, prediction, published)
     with view_of(con, "ltv_scored", people):
         counts = write_marts(con, _tables(cut, metrics, prediction, report, published, reason, currency))
@@ -82,54 +80,70 @@ def _purchase_days(con: duckdb.DuckDBPyConnection, cut: Cut) -> None:
     )
 
 
-def _buyers(con: duckdb.DuckDBPyConnection, end: date) -> Buyers:
-    """Purchase histories up to and with the day *end*, ordered by person."""
+def _buyers(con: duckdb.DuckDBPyConnection, end: date, settings: LtvConfig) -> Buyers:
+    """Purchase histories up to and with the day *end*, ordered by person; in periods instead of days for BG/BB."""
+    counted = "count(*) - 1 as x, max(paid_date) - min(paid_date) as t_x, $end::date - min(paid_date) as T"
+    if settings.model == "bg_bb":
+        place = f"ceil((paid_date - first_date) / {settings.period_days}.0)"
+        inside = f"paid_date > first_date and {place} <= floor(($end::date - first_date) / {settings.period_days}.0)"
+        counted = (
+            f"count(distinct {place}) filter (where {inside}) as x,"
+            f" coalesce(max({place}) filter (where {inside}), 0) as t_x,"
+            f" floor(($end::date - min(paid_date)) / {settings.period_days}.0) as T"
+        )
     data = frame(
         con,
-        """
-        select one_id, count(*) - 1 as x, max(paid_date) - min(paid_date) as t_x, $end::date - min(paid_date) as T,
-            cast(sum(net) - arg_min(net, paid_date) as double) as repeat_net
-        from temp.purchase_days
-        where paid_date <= $end and (net > 0 or gross <= 0)
+        f"""
+        select one_id, {counted}, count(*) - 1 as repeats, cast(sum(net) - arg_min(net, paid_date) as double) as repeat_net
+        from (
+            select *, min(paid_date) over (partition by one_id) as first_date from temp.purchase_days
+            where paid_date <= $end and (net > 0 or gross <= 0)
+        )
         group by one_id
         order by one_id
         """,
         {"end": end},
     )
     x = data["x"].to_numpy().astype(np.float64)
+    per = np.where(x > 0, x, data["repeats"].to_numpy())
     return Buyers(
         one_id=data["one_id"],
         x=x,
         t_x=data["t_x"].to_numpy().astype(np.float64),
         T=data["T"].to_numpy().astype(np.float64),
-        mean_amount=np.divide(data["repeat_net"].to_numpy(), x, out=np.zeros_like(x), where=x > 0),
+        mean_amount=np.divide(data["repeat_net"].to_numpy(), per, out=np.zeros_like(x), where=per > 0),
     )
+
+
+def _can_fit(history: Buyers) -> bool:
+    """There is something to learn from: a repeat purchase, and time observed."""
+    return bool(len(history) and history.x.any() and history.T.any())
 
 
 def _hold_out(con: duckdb.DuckDBPyConnection, end: date, metrics: MetricsConfig) -> HoldOutReport | None:
     """Fit on purchases up to *days* before the end, predict those days, compare with what happened in them."""
     settings = metrics.ltv
     split = end - timedelta(days=settings.hold_out.days)
-    before = _buyers(con, split)
-    if len(before) < settings.hold_out.min_customers or not before.x.any():
+    before = _buyers(con, split, settings)
+    if len(before) < settings.hold_out.min_customers or not _can_fit(before):
         return None
-    prediction = fit_and_score(before, settings, unit_days=DAYS_PER_UNIT, horizons=(settings.hold_out.days,))
+    prediction = fit_and_score(before, settings, horizons=(settings.hold_out.days,))
     with view_of(con, "ltv_before", pl.DataFrame({"one_id": before.one_id})):
         actual = frame(
             con,
             """
-            select before.one_id, count(days.paid_date) as purchases
+            select before.one_id, count(distinct (days.paid_date - $split::date - 1) // $period) as purchases
             from ltv_before as before
             left join temp.purchase_days as days on days.one_id = before.one_id
                 and days.paid_date > $split and days.paid_date <= $end and (days.net > 0 or days.gross <= 0)
             group by before.one_id order by before.one_id
             """,
-            {"split": split, "end": end},
+            {"split": split, "end": end, "period": settings.period_days if settings.model == "bg_bb" else 1},
         )["purchases"].to_numpy()
     return compare(prediction.orders[0], actual.astype(np.float64), days=settings.hold_out.days)
 
 
-def _gate(report: HoldOutReport | None, history: Buyers, metrics: MetricsConfig) -> tuple[bool, str | None]:
+def _gate(report: HoldOutReport | None, metrics: MetricsConfig) -> tuple[bool, str | None]:
     settings = metrics.ltv.hold_out
     if report is None:
         return False, f"fewer than {settings.min_customers} customers {settings.days} days before the cut"
@@ -178,6 +192,7 @@ def _tables(
         ),
         Table("dim_ltv_models", _models_sql(cut, prediction, report, model_id, published, reason), *_MODEL_TEXT),
         Table("fct_ltv_cohorts", _cohorts_sql(), *_COHORT_TEXT),
+        Table("fct_ltv_channels", _channels_sql(), *_CHANNEL_TEXT),
     ]
 
 
@@ -262,13 +277,71 @@ def _cohorts_sql() -> str:
     """
 
 
+def _channels_sql() -> str:
+    """Value and payback per channel of origin. A channel pays back in the first month since acquisition in which the
+    cumulative net of all people it brought covers what it cost."""
+    return f"""
+        with buyers as (
+            select one_id, min(paid_date) as first_paid_date, sum(gross) as gross, sum(net) as net
+            from temp.purchase_days group by one_id
+        ),
+        people as (
+            select people.one_id, people.origin_channel_id as channel_id,
+                coalesce(people.origin_channel, people.origin_channel_id) as channel_name
+            from {MARTS}.dim_people as people
+        ),
+        summed as (
+            select people.channel_id, min(people.channel_name) as channel_name, count(*) as people,
+                count(buyers.one_id) as buyers, coalesce(sum(buyers.net), 0) as hist_net,
+                sum(cast(scored.pred_net_365 as decimal(18, 2))) as pred_net_365
+            from people
+            left join buyers on buyers.one_id = people.one_id
+            left join ltv_scored as scored on scored.one_id = people.one_id
+            group by people.channel_id
+        ),
+        costs as (
+            select channel_id, sum(cost) as cost from {MARTS}.dim_channels group by channel_id
+        ),
+        monthly as (
+            select people.channel_id, datediff('month', buyers.first_paid_date, days.paid_date) as months_since,
+                sum(days.net) as net
+            from temp.purchase_days as days
+            inner join buyers on buyers.one_id = days.one_id
+            inner join people on people.one_id = days.one_id
+            group by all
+        ),
+        curves as (
+            select channel_id, months_since,
+                sum(net) over (partition by channel_id order by months_since) as cumulative_net
+            from monthly
+        ),
+        paid_back as (
+            select curves.channel_id, min(curves.months_since) as payback_months
+            from curves inner join costs on costs.channel_id = curves.channel_id
+            where costs.cost > 0 and curves.cumulative_net >= costs.cost
+            group by curves.channel_id
+        )
+        select summed.channel_id, summed.channel_name, summed.people, summed.buyers,
+            cast(summed.hist_net as decimal(18, 2)) as hist_net, summed.pred_net_365,
+            cast((summed.hist_net + coalesce(summed.pred_net_365, 0)) / summed.people as decimal(18, 2))
+                as ltv_per_person,
+            cast(costs.cost as decimal(18, 2)) as cost,
+            cast(costs.cost / summed.people as decimal(18, 2)) as cost_per_person,
+            paid_back.payback_months
+        from summed
+        left join costs on costs.channel_id = summed.channel_id
+        left join paid_back on paid_back.channel_id = summed.channel_id
+        order by summed.people desc, summed.channel_id
+    """
+
+
 _PEOPLE = {
     "one_id": "the person",
     "as_of": "start of the brand's open day; purchases before it count",
     "cohort": "month of the first purchase, brand time",
-    "x": "repeat purchase days",
-    "t_x": "days from the first to the last purchase",
-    "T": "days from the first purchase to the last closed day",
+    "x": "repeat purchase days (BG/BB: periods with one)",
+    "t_x": "days from the first to the last purchase (BG/BB: periods)",
+    "T": "days from the first purchase to the last closed day (BG/BB: periods)",
     "hist_gross": "paid so far, before refunds",
     "hist_refund": "refunded so far",
     "hist_net": "hist_gross - hist_refund",
@@ -329,5 +402,20 @@ _COHORT_TEXT = (
         "net": "their net in this month",
         "cumulative_net": "their net up to this month",
         "cumulative_net_per_person": "cumulative_net ÷ people",
+    },
+)
+_CHANNEL_TEXT = (
+    "One row per channel of origin: what its people have spent and will spend, what it cost, when it paid back.",
+    {
+        "channel_id": "contact-way state people first came through; null = unknown",
+        "channel_name": "its name",
+        "people": "people who came through it",
+        "buyers": "of these, with a purchase",
+        "hist_net": "their net so far",
+        "pred_net_365": "their expected net in the next 365 days",
+        "ltv_per_person": "(hist_net + pred_net_365) ÷ people",
+        "cost": "what the channel cost, where known",
+        "cost_per_person": "cost ÷ people",
+        "payback_months": "first month since acquisition in which cumulative net covers the cost; null = not yet",
     },
 )

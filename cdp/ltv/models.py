@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
+from scipy.special import gammaincinv
 
-from cdp.ltv import buying, spending
-from cdp.ltv.fit import Array, Collapsed, Fitted, collapse
+from cdp.ltv import buying, discrete, pareto, spending
+from cdp.ltv.fit import Array, Fitted, collapse
 from cdp.metrics.config import LtvConfig
 
 
 @dataclass(frozen=True)
+class Family:
+    """One buying model: how to fit it, who is still a customer, and how much they will buy."""
+
+    fit: Callable[[Array, Array, Array, Array], Fitted]
+    p_alive: Callable[[Mapping[str, float], Array, Array, Array], Array]
+    expected: Callable[[Mapping[str, float], float, Array, Array, Array], Array]
+
+
+FAMILIES: dict[str, Family] = {
+    "bg_nbd": Family(buying.fit_bg_nbd, buying.p_alive, buying.expected_purchases),
+    "mbg_nbd": Family(
+        buying.fit_mbg_nbd, partial(buying.p_alive, modified=True), partial(buying.expected_purchases, modified=True)
+    ),
+    "pareto_nbd": Family(pareto.fit_pareto_nbd, pareto.p_alive, pareto.expected_purchases),
+    "bg_bb": Family(discrete.fit_bg_bb, discrete.p_alive, discrete.expected_purchases),
+}
+
+
+@dataclass(frozen=True)
 class Buyers:
-    """Purchase histories, one entry per person. *x*: repeat purchase days; *t_x*, *T*: days; *mean_amount*: net per
-    repeat purchase day, 0 without one."""
+    """Purchase histories, one entry per person. *x*: repeat purchase days; *t_x*, *T*: days from the first purchase to
+    the last one and to the end of observation (with BG/BB all three count periods); *mean_amount*: net per repeat
+    purchase, 0 without one."""
 
     one_id: pl.Series
     x: Array
@@ -44,26 +66,29 @@ class Prediction:
     grade: list[str]
 
 
-def fit_and_score(
-    buyers: Buyers, settings: LtvConfig, *, unit_days: float, horizons: Sequence[int] | None = None
-) -> Prediction:
+def unit_days(settings: LtvConfig) -> float:
+    """Days per unit of model time: weeks, the unit of the published parameters, or the periods of BG/BB."""
+    return float(settings.period_days) if settings.model == "bg_bb" else 7.0
+
+
+def fit_and_score(buyers: Buyers, settings: LtvConfig, *, horizons: Sequence[int] | None = None) -> Prediction:
     """Fit the configured buying model and Gamma-Gamma, and predict each horizon (days) for every buyer.
 
-    Deterministic and independent of the order of buyers up to floating-point summation over sorted distinct rows.
+    Deterministic, and independent of the order of buyers: likelihoods are summed over sorted distinct rows.
     """
-    rows = collapse(buyers.x, buyers.t_x / unit_days, buyers.T / unit_days)
+    family, unit = FAMILIES[settings.model], unit_days(settings)
+    scale = 1.0 if settings.model == "bg_bb" else unit
+    rows = collapse(buyers.x, buyers.t_x / scale, buyers.T / scale)
     ahead = tuple(horizons or settings.horizons)
-    modified = settings.model == "mbg_nbd"
-    fit = buying.fit_mbg_nbd if modified else buying.fit_bg_nbd
-    fitted = fit(*rows.rows, rows.weight)
-    alive = buying.p_alive(fitted.params, *rows.rows, modified=modified)[rows.index]
-    orders = tuple(
-        buying.expected_purchases(fitted.params, days / unit_days, *rows.rows, modified=modified)[rows.index]
-        for days in ahead
-    )
+    fitted = family.fit(*rows.rows, rows.weight)
+    alive = family.p_alive(fitted.params, *rows.rows)[rows.index]
+    orders = tuple(family.expected(fitted.params, days / unit, *rows.rows)[rows.index] for days in ahead)
     money, amount = _amounts(buyers)
-    net = tuple(_discounted(expected, days, settings.discount_rate) * amount for expected, days in zip(orders, ahead))
-    low, high = _interval(orders[-1], amount, money)
+    net = tuple(
+        _discounted(expected, days, settings.discount_rate) * amount
+        for expected, days in zip(orders, ahead, strict=True)
+    )
+    low, high = _interval(fitted, buyers.x, alive, orders[-1], amount, money, settings.interval)
     return Prediction(fitted, money, alive, orders, amount, net, low, high, _grades(buyers, orders[-1], amount))
 
 
@@ -89,16 +114,29 @@ def _discounted(expected: Array, days: int, rate: float) -> Array:
     return np.asarray(expected * -np.expm1(-force) / force)
 
 
-def _interval(orders: Array, amount: Array, money: Fitted | None) -> tuple[Array, Array]:
-    """80 % bounds of net: Poisson-gamma spread of counts around the expectation, normal on the square root scale."""
-    spread = 1.2815515655446004 * np.sqrt(np.maximum(orders, 0.0) * 1.5)
-    return np.maximum(orders - spread, 0.0) * amount, (orders + spread) * amount
+def _interval(
+    fitted: Fitted, x: Array, alive: Array, orders: Array, amount: Array, money: Fitted | None, level: float
+) -> tuple[Array, Array]:
+    """Bounds that hold the coming net with probability *level*: nothing from those who have left, and for the others a
+    gamma distribution with the mean and variance of a gamma-mixed Poisson number of gamma-sized purchases."""
+    tail = (1 - level) / 2
+    here = np.clip(alive, 1e-12, 1.0)
+    count = orders / here
+    mixing = fitted.params.get("r", fitted.params.get("alpha", 1.0)) + x
+    count_variance = count + count**2 / mixing
+    size_variance = amount**2 / (money.params["p"] if money else 1e9)
+    mean = np.maximum(count * amount, 1e-9)
+    variance = np.maximum(count * size_variance + count_variance * amount**2, 1e-12)
+    shape, scale = mean**2 / variance, variance / mean
+
+    def quantile(q: float) -> Array:
+        inside = np.clip((q - (1 - here)) / here, 0.0, 1.0)
+        return np.where(inside > 0, gammaincinv(shape, inside) * scale, 0.0)
+
+    return quantile(tail), quantile(1 - tail)
 
 
 def _grades(buyers: Buyers, orders: Array, amount: Array) -> list[str]:
     domain = np.isfinite(orders) & np.isfinite(amount) & (orders >= 0)
     grade = np.where(~domain, "out_of_domain", np.where(buyers.x == 0, "prior_only", "ok"))
     return [str(value) for value in grade]
-
-
-__all__ = ["Buyers", "Collapsed", "Prediction", "fit_and_score"]

@@ -25,9 +25,11 @@ class HoldOut(Strict):
 
 
 class LtvConfig(Strict):
-    """Lifetime value. *discount_rate* is yearly; *horizons* are days ahead."""
+    """Lifetime value. *discount_rate* is yearly; *horizons* are days ahead; *interval* is the share of outcomes between
+    the bounds; *period_days* is the length of one opportunity of BG/BB."""
 
     model: LtvModel = "bg_nbd"
+    period_days: int = Field(30, ge=1)
     horizons: tuple[int, int, int] = (90, 180, 365)
     discount_rate: float = Field(0.0, ge=0, lt=1)
     hold_out: HoldOut = HoldOut()

@@ -17,6 +17,7 @@ from cdp.identity.rules import IdentityRules
 from cdp.metrics.config import MetricsConfig
 from cdp.sync.config import SyncConfig
 from cdp.tags.config import TagsConfig
+from connectors.collector.settings import CollectorConfig
 from connectors.settings import SourcesConfig
 
 app = typer.Typer(no_args_is_help=True)
@@ -30,6 +31,7 @@ FILES: dict[str, type[BaseModel]] = {
     "funnels.yaml": FunnelsConfig,
     "metrics.yaml": MetricsConfig,
     "sync.yaml": SyncConfig,
+    "collector.yaml": CollectorConfig,
 }
 
 

@@ -191,7 +191,8 @@ def with_entry(text: str, name: str, entry: str) -> str:
         text = re.sub(r"^sources:.*$", "sources:", text, flags=re.MULTILINE)
     if not re.search(r"^sources:", text, flags=re.MULTILINE):
         text += "sources:\n"
-    return text.rstrip() + ("\n\n" if config.sources else "\n") + entry.rstrip() + "\n"
+    text = text.rstrip()
+    return text + ("\n" if text.endswith("\nsources:") else "\n\n") + entry.rstrip() + "\n"
 
 
 def replace_text(path: Path, text: str) -> None:

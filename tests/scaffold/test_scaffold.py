@@ -79,6 +79,16 @@ def test_the_rest_of_the_file_stays_as_it_is(home: Path) -> None:
     assert list(sources(home).sources) == ["first", "second"]
 
 
+def test_the_template_of_a_new_home_takes_an_entry(home: Path) -> None:
+    template = (ROOT / "config" / "sources.yaml").read_text(encoding="utf-8")
+    (home / "config" / "sources.yaml").write_text(template, encoding="utf-8")
+    (home / "inbox" / "a.csv").write_text(ORDERS, encoding="utf-8")
+    add(home, "first", "--sample", str(home / "inbox" / "a.csv"))
+    text = (home / "config" / "sources.yaml").read_text(encoding="utf-8")
+    assert list(sources(home).sources) == ["first"]
+    assert all(line in text for line in template.splitlines() if line.strip().startswith("#"))
+
+
 def test_what_cannot_be_added_is_told_and_changes_nothing(home: Path) -> None:
     (home / "inbox" / "a.csv").write_text(ORDERS, encoding="utf-8")
     sample = str(home / "inbox" / "a.csv")

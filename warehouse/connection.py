@@ -92,6 +92,11 @@ def open_guard(path: Path) -> Iterator[None]:
         raise _unreadable(path, text) from error
     except (duckdb.InvalidInputException, duckdb.SerializationException, duckdb.InternalException) as error:
         raise _unreadable(path, str(error)) from error
+    except duckdb.Error as error:
+        # a block whose checksum is wrong is told by the base class alone
+        if "corrupt" not in str(error).lower():
+            raise
+        raise _unreadable(path, str(error)) from error
 
 
 def _unreadable(path: Path, text: str) -> FatalError:

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -59,12 +59,37 @@ class Call:
             raise ApiError(40035)
         return value
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An optional object; 40035 when it is something else."""
+        value = self.body.get(name) or {}
+        if not isinstance(value, dict):
+            raise ApiError(40035)
+        return value
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """An optional list of objects; 40035 when it is something else."""
+        value = self.body.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise ApiError(40035)
+        return value
+
+    def word(self, name: str) -> str:
+        """An optional text, '' when absent; 40035 when it is something else."""
+        value = self.body.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ApiError(40035)
+        return value or ""
+
     def number(self, name: str, default: int) -> int:
-        value = self.body.get(name, self.query.get(name, default))
+        """An optional whole number of body or query, also as text; 40035 for anything else or beyond 64 bits."""
+        value = self.body.get(name, self.query.get(name))
         try:
-            return int(value)
-        except (TypeError, ValueError):
+            number = default if value is None else int(value)
+        except (TypeError, ValueError, OverflowError):
             raise ApiError(40035) from None
+        if not -(2**63) <= number < 2**63:
+            raise ApiError(40035)
+        return number
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ class Endpoint:
     contact: bool = True  # needs the app on the callable list (48002)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LogRow:
     """One request in the log. Times are seconds of a monotonic clock that starts with the server process."""
 
@@ -98,7 +123,7 @@ class LogRow:
     in_flight: int
 
     def as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        return asdict(self)
 
 
 class World:

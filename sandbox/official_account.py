@@ -95,20 +95,20 @@ def user_info(call: Call) -> dict[str, Any]:
 
 
 def user_info_batchget(call: Call) -> dict[str, Any]:
-    asked = call.body.get("user_list") or []
-    if not isinstance(asked, list) or not 1 <= len(asked) <= 100:
+    asked = call.rows("user_list")
+    if not 1 <= len(asked) <= 100:
         raise ApiError(40032)
     return {"user_info_list": [_info(call, _follower(call, str(item.get("openid") or ""))) for item in asked]}
 
 
 def updateremark(call: Call) -> dict[str, Any]:
     row = _follower(call, call.text("openid", 40003))
-    call.state.run("update oa_followers set remark = ? where seq = ?", str(call.body.get("remark") or ""), row["seq"])
+    call.state.run("update oa_followers set remark = ? where seq = ?", call.word("remark"), row["seq"])
     return {}
 
 
 def _tag_name(call: Call) -> str:
-    name = str((call.body.get("tag") or {}).get("name") or "")
+    name = str(call.mapping("tag").get("name") or "")
     if not name:
         raise ApiError(45157)
     if len(name.encode()) > 30:
@@ -148,7 +148,7 @@ def _tag(call: Call, tag_id: Any) -> int:
 
 
 def _own_tag(call: Call) -> int:
-    asked = (call.body.get("tag") or {}).get("id")
+    asked = call.mapping("tag").get("id")
     if asked in (0, 1, 2):
         raise ApiError(45058)
     return _tag(call, asked)
@@ -185,7 +185,7 @@ def _set_tags(call: Call, row: sqlite3.Row, tags: list[str]) -> None:
 
 def user_tag_get(call: Call) -> dict[str, Any]:
     tag_id = _tag(call, call.body.get("tagid"))
-    after = str(call.body.get("next_openid") or "")
+    after = call.word("next_openid")
     start = _follower(call, after)["seq"] if after else 0
     rows = [row for row in _holders(call, tag_id) if row["seq"] > start][:PAGE]
     reply: dict[str, Any] = {"count": len(rows)}
@@ -249,7 +249,7 @@ def jscode2session(call: Call) -> dict[str, Any]:
 
 
 def getuserphonenumber(call: Call) -> dict[str, Any]:
-    row = _code(call, str(call.body.get("code") or ""), "phone")
+    row = _code(call, call.word("code"), "phone")
     if row["appid"] != call.owner:
         raise ApiError(40029)
     mark = {"timestamp": int(call.world.now()), "appid": row["appid"]}

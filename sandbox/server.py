@@ -94,8 +94,13 @@ def serve(state_path: Path, *, host: str, port: int, scenario: Path | None = Non
         f"sandbox: WeCom {base}/cgi-bin/  Official Account {base}/oa  admin {base}/_sandbox/  state {state_path}",
         flush=True,
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").addFilter(_expected)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _expected(record: logging.LogRecord) -> bool:
+    """Keep log records, except those of connections that a fault broke on purpose."""
+    return "without starting response" not in record.getMessage()
 
 
 class RunningServer:

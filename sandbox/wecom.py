@@ -269,7 +269,7 @@ def batch_get_by_user(call: Call) -> dict[str, Any]:
     limit = call.number("limit", 50) or 50
     limit = min(max(limit, 1), 100)
     scope = "|".join(userids) if len(userids) < 3 else str(hash_of(userids))
-    index, rid = cursor_of(str(call.body.get("cursor") or ""), "batch", scope)
+    index, rid = cursor_of(call.word("cursor"), "batch", scope)
     if (
         call.state.settings["short_page_rate"]
         and call.world.faults.random.random() < call.state.settings["short_page_rate"]
@@ -404,15 +404,14 @@ def get_corp_tag_list(call: Call) -> dict[str, Any]:
 
 def _tag_names(call: Call) -> list[tuple[str, int]]:
     """The asked-for tags without repeats; 41018 none or empty name, 40072 too long, 40058 order out of range."""
-    asked = call.body.get("tag") or []
     names: dict[str, int] = {}
-    for item in asked if isinstance(asked, list) else []:
-        name, order = str(item.get("name") or ""), int(item.get("order") or 0)
+    for item in call.rows("tag"):
+        name, order = str(item.get("name") or ""), item.get("order") or 0
         if not name:
             raise ApiError(41018)
         if len(name) > call.state.settings["name_max"]:
             raise ApiError(40072)
-        if not 0 <= order < 2**32:
+        if not isinstance(order, int) or not 0 <= order < 2**32:
             raise ApiError(40058)
         names.setdefault(name, order)
     if not names:
@@ -425,7 +424,7 @@ def _add_tags(call: Call, strategy_id: int | None) -> dict[str, Any]:
     names = _tag_names(call)
     if len(state.tags) + len(names) > state.settings["tag_cap"]:
         raise ApiError(40126)
-    group_id, group_name = str(call.body.get("group_id") or ""), str(call.body.get("group_name") or "")
+    group_id, group_name = call.word("group_id"), call.word("group_name")
     if group_id:
         if group_id not in state.groups or state.groups[group_id]["strategy_id"] != strategy_id:
             raise ApiError(40068)
@@ -469,7 +468,7 @@ def _owned_group(state: State, group_id: str, agentid: int) -> bool:
 def _edit_tag(call: Call, *, strategy: bool) -> dict[str, Any]:
     state = call.state
     key = call.text("id", 41017)
-    name = str(call.body.get("name") or "")
+    name = call.word("name")
     if len(name) > state.settings["name_max"]:
         raise ApiError(40072)
     if key in state.tags and (state.groups[state.tags[key]["group_id"]]["strategy_id"] is not None) == strategy:
@@ -635,12 +634,12 @@ def groupchat_list(call: Call) -> dict[str, Any]:
     status = call.number("status_filter", 0)
     if status not in (0, 1, 2, 3):
         raise ApiError(40058)
-    owners = (call.body.get("owner_filter") or {}).get("userid_list") or []
-    if len(owners) > 100:
+    owners = call.mapping("owner_filter").get("userid_list") or []
+    if not isinstance(owners, list) or len(owners) > 100:
         raise ApiError(40058)
     if not owners and len(call.state.staff) > 1000 and not call.body.get("cursor"):
         raise ApiError(81017)
-    offset, _ = cursor_of(str(call.body.get("cursor") or ""), "chats", str(status))
+    offset, _ = cursor_of(call.word("cursor"), "chats", str(status))
     rows = call.state.all(
         "select rowid, chat_id, owner, status from groups where not dismissed and rowid > ? order by rowid", offset
     )
@@ -734,7 +733,7 @@ def groupchat_transfer(call: Call) -> dict[str, Any]:
 
 
 def add_contact_way(call: Call) -> dict[str, Any]:
-    users, remark_text = call.texts("user"), str(call.body.get("remark") or "")
+    users, remark_text = call.texts("user"), call.word("remark")
     if len(users) > 100:
         raise ApiError(41041)
     if not users and not call.body.get("party"):
@@ -743,7 +742,7 @@ def add_contact_way(call: Call) -> dict[str, Any]:
         require_staff(call, userid)
         if call.state.staff[userid]["status"] != 1:
             raise ApiError(41054)
-    if len(remark_text) > 30 or len(str(call.body.get("state") or "")) > 30:
+    if len(remark_text) > 30 or len(call.word("state")) > 30:
         raise ApiError(40058)
     count = call.state.one("select count(*) as n from contact_ways")
     if count is not None and count["n"] >= call.state.settings["contact_way_cap"]:
@@ -754,7 +753,7 @@ def add_contact_way(call: Call) -> dict[str, Any]:
         config_id,
         call.number("type", 1),
         call.number("scene", 2),
-        str(call.body.get("state") or ""),
+        call.word("state"),
         remark_text,
         json.dumps(users),
         int(bool(call.body.get("skip_verify", True))),
@@ -794,9 +793,7 @@ def list_contact_way(call: Call) -> dict[str, Any]:
     now = int(call.world.now())
     start, end = call.number("start_time", now - 90 * 86400), call.number("end_time", now)
     limit = min(max(call.number("limit", 100) or 100, 1), 1000)
-    offset, _ = cursor_of(
-        str(call.body.get("cursor") or ""), "ways", f"{start}-{end}" if "start_time" in call.body else ""
-    )
+    offset, _ = cursor_of(call.word("cursor"), "ways", f"{start}-{end}" if "start_time" in call.body else "")
     rows = call.state.all(
         "select rowid, config_id from contact_ways where by_api and not temporary and create_time between ? and ?"
         " and rowid > ? order by rowid limit ?",
@@ -830,8 +827,8 @@ def del_contact_way(call: Call) -> dict[str, Any]:
 
 
 def get_user_behavior_data(call: Call) -> dict[str, Any]:
-    raw = call.body.get("userid") or []
-    userids = [raw] if isinstance(raw, str) else list(raw)
+    raw = call.body.get("userid")
+    userids = [raw] if isinstance(raw, str) else call.texts("userid")
     if not userids and not call.body.get("partyid"):
         raise ApiError(41009)
     if len(userids) > 100:

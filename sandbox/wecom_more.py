@@ -76,7 +76,7 @@ def _transfer_result(call: Call, *, resigned: bool) -> dict[str, Any]:
     handover, takeover = call.text("handover_userid", 40003), call.text("takeover_userid", 40003)
     settle_transfers(call)
     scope = f"{handover}|{takeover}"
-    after, _ = cursor_of(str(call.body.get("cursor") or ""), "transfer", scope)
+    after, _ = cursor_of(call.word("cursor"), "transfer", scope)
     rows = call.state.all(
         "select rowid, * from transfers where handover = ? and takeover = ? and resigned = ? and rowid > ?"
         " order by rowid limit 1001",
@@ -110,7 +110,7 @@ def resigned_transfer_result(call: Call) -> dict[str, Any]:
 def get_unassigned_list(call: Call) -> dict[str, Any]:
     """Customers of staff who left and who wait for a taker."""
     size = min(max(call.number("page_size", 1000), 1), 1000)
-    after, _ = cursor_of(str(call.body.get("cursor") or ""), "unassigned", "")
+    after, _ = cursor_of(call.word("cursor"), "unassigned", "")
     rows = call.state.all(
         "select rid, userid, external_userid, left_at from relations join staff using (userid)"
         " where left_at is not null and relations.status <> 'removed' and rid > ? order by rid limit ?",
@@ -137,14 +137,14 @@ def get_unassigned_list(call: Call) -> dict[str, Any]:
 
 def add_msg_template(call: Call) -> dict[str, Any]:
     """Queue a message: one staff per customer (the newest relation among the senders)."""
-    chat_type = str(call.body.get("chat_type") or "single")
+    chat_type = call.word("chat_type") or "single"
     if chat_type not in ("single", "group"):
         raise ApiError(40058)
-    text = str((call.body.get("text") or {}).get("content") or "")
+    text = str(call.mapping("text").get("content") or "")
     if not text and not call.body.get("attachments"):
         raise ApiError(40063)
-    asked, sender = call.texts("external_userid"), str(call.body.get("sender") or "")
-    if len(text.encode()) > 4000 or len(call.body.get("attachments") or []) > 9 or len(asked) > 10_000:
+    asked, sender = call.texts("external_userid"), call.word("sender")
+    if len(text.encode()) > 4000 or len(call.rows("attachments")) > 9 or len(asked) > 10_000:
         raise ApiError(40058)
     if (chat_type == "group" and not sender) or (not sender and not asked):
         raise ApiError(41048)
@@ -195,7 +195,11 @@ def _receivers(call: Call, asked: list[str], sender: str) -> tuple[list[tuple[st
 
 def _tag_filter(call: Call) -> Any:
     """OR inside an item, AND between items; no filter lets everybody through."""
-    groups = [set(item.get("tag_list") or []) for item in (call.body.get("tag_filter") or {}).get("group_list") or []]
+    items = call.mapping("tag_filter").get("group_list") or []
+    try:
+        groups = [set(item.get("tag_list") or []) for item in items]
+    except (AttributeError, TypeError):
+        raise ApiError(40035) from None
     if any(len(group) > 100 for group in groups):
         raise ApiError(40058)
     return lambda tags: all(group & set(tags) for group in groups)
@@ -213,11 +217,11 @@ def get_groupmsg_list_v2(call: Call) -> dict[str, Any]:
     if end < start or end - start > 31 * DAY:
         raise ApiError(600018)
     limit = min(max(call.number("limit", 50), 1), 100)
-    after, _ = cursor_of(str(call.body.get("cursor") or ""), "messages", "")
+    after, _ = cursor_of(call.word("cursor"), "messages", "")
     rows = call.state.all(
         "select rowid, * from messages where chat_type = ? and create_time between ? and ? and rowid > ?"
         " order by rowid limit ?",
-        str(call.body.get("chat_type") or "single"), start, end, after, limit + 1,
+        (call.word("chat_type") or "single"), start, end, after, limit + 1,
     )  # fmt: skip
     found = [
         {"msgid": row["msgid"], "creator": row["sender"], "create_time": str(row["create_time"]), "create_type": 1}
@@ -247,7 +251,7 @@ def get_groupmsg_send_result(call: Call) -> dict[str, Any]:
     msgid, userid = _message(call), call.text("userid", 40003)
     limit = min(max(call.number("limit", 500), 1), 1000)
     scope = f"{msgid}|{userid}"
-    after, _ = cursor_of(str(call.body.get("cursor") or ""), "sends", scope)
+    after, _ = cursor_of(call.word("cursor"), "sends", scope)
     rows = call.state.all(
         "select rowid, * from message_sends where msgid = ? and userid = ? and rowid > ? order by rowid limit ?",
         msgid, userid, after, limit + 1,
@@ -293,11 +297,11 @@ def send_welcome_msg(call: Call) -> dict[str, Any]:
 
 def add_join_way(call: Call) -> dict[str, Any]:
     chats = call.texts("chat_id_list")
-    if not 1 <= len(chats) <= 5 or len(str(call.body.get("state") or "")) > 30:
+    if not 1 <= len(chats) <= 5 or len(call.word("state")) > 30:
         raise ApiError(40058)
     config_id = secrets.token_hex(16)
-    kept = {"chat_id_list": chats, "scene": call.number("scene", 2), "state": str(call.body.get("state") or "")}
-    kept["remark"] = str(call.body.get("remark") or "")
+    kept = {"chat_id_list": chats, "scene": call.number("scene", 2), "state": call.word("state")}
+    kept["remark"] = call.word("remark")
     call.state.run("insert into join_ways values (?, ?)", config_id, json.dumps(kept, ensure_ascii=False))
     return {"config_id": config_id}
 
@@ -312,7 +316,7 @@ def get_join_way(call: Call) -> dict[str, Any]:
 
 def list_link(call: Call) -> dict[str, Any]:
     limit = min(max(call.number("limit", 100), 1), 100)
-    after, _ = cursor_of(str(call.body.get("cursor") or ""), "links", "")
+    after, _ = cursor_of(call.word("cursor"), "links", "")
     rows = call.state.all(
         "select rowid, link_id from acquisition_links where rowid > ? order by rowid limit ?", after, limit + 1
     )
@@ -338,7 +342,7 @@ def link_customers(call: Call) -> dict[str, Any]:
     """Customers who came by the link, with the `customer_channel` (state) they carried."""
     row = _link(call)
     limit = min(max(call.number("limit", 1000), 1), 1000)
-    after, _ = cursor_of(str(call.body.get("cursor") or ""), "link", row["link_id"])
+    after, _ = cursor_of(call.word("cursor"), "link", row["link_id"])
     rows = call.state.all(
         "select * from relations where add_way = 16 and state = ? and rid > ? and status <> 'removed'"
         " order by rid limit ?",

@@ -75,14 +75,15 @@ def generate(
     tracking.reveal(folk, devices, sessions, evidence)
     spent = np.bincount(purchases.person, weights=(purchases.paid - purchases.refund).astype(float), minlength=people)
     stage("brand.sqlite")
-    tables = [
-        ("members", records.members(rng[4], folk, evidence, time, spent.astype(np.int64)), "member_id"),
-        ("crm_contacts", records.crm_contacts(rng[4], folk, evidence, time), "crm_id"),
-        ("orders", records.orders(rng[4], folk, purchases, evidence, time), "order_id"),
-        ("order_lines", records.order_lines(purchases, products, (0, 1, 2, 3, 4)), "order_id, line_no"),
-        ("refunds", records.refunds(purchases), "refund_id"),
-        ("products", records.products_table(products, time), "product_id"),
-        ("stores", records.stores_table(folk), "store_id"),
+    numbers = spent.astype(np.int64)
+    tables: list[tuple[str, Callable[[], pl.DataFrame], str]] = [
+        ("members", lambda: records.members(rng[4], folk, evidence, time, numbers), "member_id"),
+        ("crm_contacts", lambda: records.crm_contacts(rng[4], folk, evidence, time), "crm_id"),
+        ("orders", lambda: records.orders(rng[4], folk, purchases, evidence, time), "order_id"),
+        ("order_lines", lambda: records.order_lines(purchases, products, (0, 1, 2, 3, 4)), "order_id, line_no"),
+        ("refunds", lambda: records.refunds(purchases), "refund_id"),
+        ("products", lambda: records.products_table(products, time), "product_id"),
+        ("stores", lambda: records.stores_table(folk), "store_id"),
     ]
     records.write_database(out / "brand.sqlite", tables)
     stage("wecom.sqlite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -314,13 +315,13 @@ def stores_table(people: People) -> pl.DataFrame:
     )
 
 
-def write_database(path: Path, tables: list[tuple[str, pl.DataFrame, str]]) -> None:
-    """The brand's SQLite file, made afresh."""
+def write_database(path: Path, tables: list[tuple[str, Callable[[], pl.DataFrame], str]]) -> None:
+    """The brand's SQLite file, made afresh; one table is in memory at a time."""
     path.unlink(missing_ok=True)
     con = sqlite3.connect(path)
     con.execute("pragma journal_mode=off")
     con.execute("pragma synchronous=off")
-    for name, frame, key in tables:
-        write_table(con, name, frame, key)
+    for name, make, key in tables:
+        write_table(con, name, make(), key)
     con.commit()
     con.close()

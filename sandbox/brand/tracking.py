@@ -15,7 +15,7 @@ import polars as pl
 
 from sandbox.brand import names
 from sandbox.brand.commerce import APP, H5, MP, WEB, Purchases, order_ids
-from sandbox.brand.ids import HEX, Bools, Floats, Ints, choose, gather, local_text, numbered, random_text
+from sandbox.brand.ids import HEX, Bools, Floats, Ints, choose, gather, numbered, random_text
 from sandbox.brand.people import DAY, Calendar, People
 from sandbox.brand.records import pick, words
 from sandbox.brand.truth import Evidence
@@ -296,7 +296,8 @@ def write_events(
     """All log files. Returns lines per channel, repeats and broken ones included."""
     (folder / "sensors").mkdir(parents=True, exist_ok=True)
     (folder / "segment").mkdir(parents=True, exist_ok=True)
-    month = local_text(sessions.start, "%Y-%m").to_numpy()
+    local = (sessions.start + names.OFFSET).astype(np.int64).astype("datetime64[s]")
+    month = local.astype("datetime64[M]")
     channel = devices.channel[sessions.device]
     orders = order_ids(purchases)
     states = pl.Series(channel_ids(people))
@@ -305,7 +306,7 @@ def write_events(
     for code, name in enumerate(CHANNELS):
         ranked = np.flatnonzero(channel == code)
         ranked = ranked[np.argsort(sessions.start[ranked], kind="stable")]
-        for label in sorted(set(month[ranked].tolist())):
+        for label in np.unique(month[ranked]):  # as YYYY-MM
             chosen = ranked[month[ranked] == label]
             path = (
                 folder / ("segment" if code == 3 else "sensors") / f"{name}-{label}.{'jsonl' if code == 3 else 'log'}"

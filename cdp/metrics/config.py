@@ -78,7 +78,8 @@ class RfmConfig(Strict):
 
 
 class AttributionConfig(Strict):
-    """Credit of orders to the touches before them. *control*: a SQL condition on people held out of campaigns."""
+    """Credit of orders to the touches before them. *max_touches*: the newest touches of a path that count. *control*:
+    channel -> SQL condition on `dim_people` that tells who was held out of it."""
 
     models: tuple[AttributionModel, ...] = (
         "first",
@@ -94,7 +95,8 @@ class AttributionConfig(Strict):
     position: tuple[float, float, float] = (0.4, 0.2, 0.4)
     markov_order: int = Field(1, ge=1, le=4)
     bootstrap: int = Field(50, ge=0, le=1000)
-    control: str | None = None
+    max_touches: int = Field(50, ge=1, le=60)
+    control: dict[str, str] = {}
 
 
 class ReferralConfig(Strict):

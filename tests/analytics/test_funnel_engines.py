@@ -37,13 +37,17 @@ def journey(events: int, users: int, seed: int) -> pl.DataFrame:
 
 
 def kernel_levels(data: pl.DataFrame, definition: Funnel) -> pl.DataFrame:
-    ordered = data.with_columns(
-        mask=sum((pl.col("event") == name).cast(pl.Int64) * (1 << i) for i, name in enumerate(STEPS))
-    ).filter(pl.col("mask") > 0).sort("user_id", "t", "event")
+    ordered = (
+        data.with_columns(mask=sum((pl.col("event") == name).cast(pl.Int64) * (1 << i) for i, name in enumerate(STEPS)))
+        .filter(pl.col("mask") > 0)
+        .sort("user_id", "t", "event")
+    )
     users = ordered["user_id"].unique(maintain_order=True)
     offsets = np.searchsorted(ordered["user_id"].to_numpy(), users.to_numpy())
     zeros = np.zeros(ordered.height, dtype=np.int64)
-    events = Events(np.append(offsets, ordered.height), ordered["t"].to_numpy(), ordered["mask"].to_numpy(), zeros, zeros)
+    events = Events(
+        np.append(offsets, ordered.height), ordered["t"].to_numpy(), ordered["mask"].to_numpy(), zeros, zeros
+    )
     found = levels(definition, events, timezone="UTC")
     return pl.DataFrame(
         {
@@ -77,7 +81,9 @@ def test_plain_sql_gives_levels_entries_and_goals_of_the_kernel(parquet: Path, o
     definition = funnel(**options)
     sql = level_sql(definition, f"read_parquet('{parquet}')", CONDITIONS, unit="user_id", time="t")
     with duckdb.connect() as con:
-        ours = pl.from_arrow(con.sql(f"select user_id, level, entry_us, goal_us from ({sql}) order by 1").to_arrow_table())
+        ours = pl.from_arrow(
+            con.sql(f"select user_id, level, entry_us, goal_us from ({sql}) order by 1").to_arrow_table()
+        )
     expected = kernel_levels(pl.read_parquet(parquet), definition)
     assert ours.cast(pl.Int64).equals(expected.cast(pl.Int64))
 

@@ -47,14 +47,16 @@ class OfficialAccountClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.appid, self._secret, self._sleep, self._clock = appid, secret, sleep, clock
-        self._http = httpx.Client(
-            base_url=base_url.rstrip("/"), timeout=httpx.Timeout(30, connect=10), transport=transport
-        )
+        self._base_url, self._transport = base_url.rstrip("/"), transport
+        self._http: httpx.Client | None = None
         self._token: tuple[str, float] | None = None
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        self._http.close()
+        """End the connections; the next call opens new ones."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
 
     def followers(self, after: str) -> Mapping[str, Any]:
         """One page of openids behind *after*: `total`, `count`, `data.openid`, `next_openid`."""
@@ -124,9 +126,15 @@ class OfficialAccountClient:
         # Five minutes early: another holder of the token may see its end sooner than we do.
         return str(reply["access_token"]), self._clock() + max(60, int(reply.get("expires_in", 7200)) - 300)
 
+    def _open(self) -> httpx.Client:
+        if self._http is None:
+            timeout = httpx.Timeout(30, connect=10)
+            self._http = httpx.Client(base_url=self._base_url, timeout=timeout, transport=self._transport)
+        return self._http
+
     def _send(self, method: str, path: str, **request: Any) -> Mapping[str, Any]:
         try:
-            response = self._http.request(method, path, **request)
+            response = self._open().request(method, path, **request)
         except httpx.TransportError as error:
             raise RetriableError(
                 f"Official Account `{path}`: {type(error).__name__}", hint="is the network, proxy or `base_url` right?"

@@ -43,6 +43,12 @@ class OfficialAccountConnector:
 
         Someone may leave while pages are read; with fewer rows than `total` nobody is marked deleted this time.
         """
+        try:
+            yield from self._pages(stream, state)
+        finally:
+            self.client.close()
+
+    def _pages(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
         after, seen = str(state.get("next_openid", "")), int(state.get("seen", 0))
         while True:
             page = self.client.followers(after)
@@ -72,6 +78,8 @@ class OfficialAccountConnector:
             frame = self._details(openids) if openids else pl.DataFrame(schema=_SCHEMA)
         except CdpError as error:
             return SourceCheck(False, (("connect", False, error.message),))
+        finally:
+            self.client.close()
         steps = (("connect", True, "token granted"), ("followers", True, f"{page.get('total', 0)} in all"))
         return SourceCheck(True, steps, sample(frame, FOLLOWERS))
 

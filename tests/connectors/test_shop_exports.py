@@ -94,7 +94,8 @@ def test_the_newer_taobao_template_is_known_by_its_other_names(inbox: Path) -> N
 
 
 def test_taobao_items_from_a_workbook(inbox: Path) -> None:
-    names = "子订单编号 主订单编号 标题 价格 购买数量 外部系统编号 商品属性 订单状态 商家编码 买家实际支付金额".split()
+    names = ["子订单编号", "主订单编号", "标题", "价格", "购买数量", "外部系统编号", "商品属性", "订单状态", "商家编码"]
+    names.append("买家实际支付金额")
     rows = [["11", "10", "奶粉", "50.00", "2", "null", "1段", "交易成功", "SKU1", "98.00"],
             ["12", "10", "尿布", "20.00", "1", "null", "L", "交易成功", "SKU2", "20.00"]]  # fmt: skip
     with xlsxwriter.Workbook(str(inbox / "ExportOrderDetailList.xlsx")) as book:
@@ -181,8 +182,8 @@ YOUZAN = (
     "订单号,销售渠道,归属店铺,订单类型,订单状态,订单来源,订单创建时间,买家付款时间,交易成功时间,商品金额合计,运费,店铺优惠合计,"
     "应收订单金额,订单实付金额,收货人城市,收货人手机号/提货人手机号,买家昵称,买家是否会员,买家手机号,下单网点,分销员,专属导购,订单退款状态,订单已退款金额,"
     "分销员,分销员手机号\n"
-    "E1,小程序,总店,普通,交易完成,微信,2026-01-01 10:00:00,2026-01-01 10:00:01,2026-01-05 10:00:00,100,0,10,90,90.00,杭州,"
-    "13900139000,明,是,13800138000,西湖店,甲,导购小李,部分退款,30.00,乙,13700137000\n"
+    "E1,小程序,总店,普通,交易完成,微信,2026-01-01 10:00:00,2026-01-01 10:00:01,2026-01-05 10:00:00,100,0,10,90,90.00,"
+    "杭州,13900139000,明,是,13800138000,西湖店,甲,导购小李,部分退款,30.00,乙,13700137000\n"
 )
 
 
@@ -222,7 +223,8 @@ def test_a_new_profile_is_one_yaml_file(inbox: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "weidian.yaml").write_text(
         "name: weidian_orders\nplatform: weidian\ntitle: 微店 订单\ngrain: order\nrequires: [微店订单号, 实付]\n"
-        "streams: {orders: {columns: {order_id: 微店订单号, amount: 实付, status: {from: 状态, contains: {完成: done}}}}}\n",
+        "streams: {orders: {columns: {order_id: 微店订单号, amount: 实付,"
+        " status: {from: 状态, contains: {完成: done}}}}}\n",
         encoding="utf-8",
     )
     (inbox / "w.csv").write_text("微店订单号,实付,状态\nW1,9.9,已完成\n", encoding="utf-8")

@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     server.add_argument("--state", type=Path, required=True, help="SQLite file; made when absent")
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=8787)
-    server.add_argument("--scenario", type=Path, help="YAML or JSON file with settings, faults and hand actions")
+    server.add_argument("--scenario", help="a shipped scenario (bad_day, silent_drop, …) or a YAML file")
     server.add_argument(
         "--limits", choices=("on", "off"), help="the 45009 windows of the reference (default: as the state says)"
     )
@@ -27,10 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     brand.add_argument("--as-of", type=date.fromisoformat, default=date(2026, 11, 20))
     options = parser.parse_args(arguments)
     if options.verb == "serve":
-        from sandbox.server import serve
+        from sandbox.server import scenario_path, serve
 
         limits = None if options.limits is None else options.limits == "on"
-        serve(options.state, host=options.host, port=options.port, scenario=options.scenario, limits=limits)
+        scenario = scenario_path(options.scenario) if options.scenario else None
+        serve(options.state, host=options.host, port=options.port, scenario=scenario, limits=limits)
         return 0
     from sandbox.brand import generate
 

@@ -38,6 +38,15 @@ def routes() -> dict[str, tuple[str, str, Endpoint]]:
     }
 
 
+def scenario_path(name: str) -> Path:
+    """A scenario by the name of one that is shipped (`bad_day`), or by its path. Raises `FileNotFoundError`."""
+    shipped = {path.stem: path for path in (Path(__file__).parent / "scenarios").glob("*.yaml")}
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        raise FileNotFoundError(f"no scenario {name!r}; shipped: {', '.join(sorted(shipped))}, or give a YAML file")
+    return path
+
+
 def load_scenario(path: Path) -> Mapping[str, Any]:
     """A scenario file (YAML or JSON): settings, faults and hand actions."""
     data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))

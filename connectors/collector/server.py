@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hmac
-import sys
+import socket
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -381,25 +381,12 @@ async def _health(collector: Collector, _: Request) -> Response:
 # Running -----------------------------------------------------------------------------------------------------------
 
 
-class _Server(uvicorn.Server):
-    """Says where it listens once it does; port 0 is known only then."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[str, int], None] | None) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if self._on_started is not None and self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._on_started(host, port)
-
-
 def serve(collector: Collector, *, host: str, port: int, on_started: Callable[[str, int], None] | None = None) -> None:
     """Collect until SIGINT or SIGTERM, then answer what came in and close every segment.
 
     What an earlier collector left open is recovered first. Nothing is logged per request: addresses carry personal
-    data and keys. Raises `FatalError` when the folders cannot be written.
+    data and keys. *on_started* is told where it listens. Raises `FatalError` when the folders cannot be written or the
+    address cannot be had.
     """
     try:
         collector.recover()
@@ -408,18 +395,32 @@ def serve(collector: Collector, *, host: str, port: int, on_started: Callable[[s
             f"{collector.folders.collected} cannot be written: {error.strerror}",
             hint="check owner, mode and free space",
         ) from error
+    listener = _listener(host, port)
+    if on_started is not None:
+        on_started(host, listener.getsockname()[1])
+    with contextlib.suppress(KeyboardInterrupt):
+        http_server(collector).run(sockets=[listener])
+
+
+def http_server(collector: Collector) -> uvicorn.Server:
+    """The server of *collector*, not yet listening."""
     config = uvicorn.Config(
         create_app(collector),
-        host=host,
-        port=port,
         log_level="warning",
         access_log=False,
         server_header=False,
-        backlog=4096,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
-    server = _Server(config, on_started)
-    sys.setswitchinterval(0.001)  # the thread that has just synced gets its turn at once, not 5 ms later
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    return uvicorn.Server(config)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=4096)
+    except OSError as error:
+        raise FatalError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            hint="choose another port, or stop what has it",
+        ) from error

@@ -11,15 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 
-from connectors.collector.server import REJECTS, Collector, Folders, serve
+from connectors.collector.server import REJECTS, Collector, Folders, http_server, serve
 from connectors.collector.settings import CollectorConfig
 from connectors.wecom.callbacks import CallbackError, CallbackReceiver
 
@@ -94,10 +95,33 @@ class Running:
             self.stop()
 
 
-def started(root: Path, **settings: Any) -> Iterator[Running]:
-    """Body of a fixture."""
-    with Running(root, **settings) as collector:
-        yield collector
+class Threaded:
+    """The same in a thread of this process, over a real socket: much sooner there than a process."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.root = root
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._server = http_server(collector_of(root, settings))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it in order, so that every segment is closed."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def lines(self, log: str) -> list[dict[str, Any]]:
+        return lines_of(self.root, log)
+
+    def rejects(self) -> list[dict[str, Any]]:
+        return lines_of(self.root, REJECTS)
+
+    def __enter__(self) -> Threaded:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
 
 
 def free_port() -> int:
@@ -106,13 +130,15 @@ def free_port() -> int:
         return port
 
 
-def main(root: str, port: str, settings: str) -> None:
-    given = json.loads(settings)
+def collector_of(root: Path, settings: Mapping[str, Any]) -> Collector:
+    given = dict(settings)
     keys = frozenset(given.pop("keys", ()))
     receivers = {name: CallbackReceiver.of(*parts) for name, parts in given.pop("receivers", {}).items()}
-    config = CollectorConfig.model_validate(given)
-    collector = Collector(config, folders(Path(root)), keys, receivers, (CallbackError,))
-    serve(collector, host="127.0.0.1", port=int(port))
+    return Collector(CollectorConfig.model_validate(given), folders(root), keys, receivers, (CallbackError,))
+
+
+def main(root: str, port: str, settings: str) -> None:
+    serve(collector_of(Path(root), json.loads(settings)), host="127.0.0.1", port=int(port))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from wechatpy.enterprise.crypto import WeChatCrypto
 
 from cdp.errors import ConfigError
+from cdp.streams import Batch, SourceCheck, Stream
 from connectors.wecom.callbacks import (
     CALLBACKS_STREAM,
     CallbackError,
@@ -27,7 +28,9 @@ from connectors.wecom.callbacks import (
     signature,
 )
 from sandbox import server
-from tests.collector.running import Running, folders, started
+from tests.collector.running import Threaded, folders
+from warehouse.home import Home
+from warehouse.landing import land
 
 TOKEN, CORPID = "token-of-the-console", "ww5a7d0c3b9e1f2468"
 AES_KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
@@ -51,8 +54,9 @@ def sent(xml: str, *, corpid: str = CORPID, token: str = TOKEN) -> tuple[dict[st
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Running]:
-    yield from started(tmp_path, receivers={"wecom": [TOKEN, AES_KEY, CORPID]})
+def collector(tmp_path: Path) -> Iterator[Threaded]:
+    with Threaded(tmp_path, receivers={"wecom": [TOKEN, AES_KEY, CORPID]}) as running:
+        yield running
 
 
 def rows(root: Path, state: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -73,7 +77,7 @@ def test_what_wechatpy_encrypts_is_decrypted(text: str) -> None:
     assert decrypt(encrypted, RECEIVER.key, CORPID) == text.encode()
 
 
-def test_an_event_is_stored_and_answered_and_comes_back_as_a_row(collector: Running) -> None:
+def test_an_event_is_stored_and_answered_and_comes_back_as_a_row(collector: Threaded) -> None:
     query, body = sent(EVENT)
     started_at = time.monotonic()
     reply = httpx.post(f"{collector.base}/wecom/callback", params=query, content=body)
@@ -88,7 +92,7 @@ def test_an_event_is_stored_and_answered_and_comes_back_as_a_row(collector: Runn
     assert "secret-code" not in row["fields"]
 
 
-def test_the_console_check_is_answered_with_the_plain_text(collector: Running) -> None:
+def test_the_console_check_is_answered_with_the_plain_text(collector: Threaded) -> None:
     reply = parse_xml(WeChatCrypto(TOKEN, AES_KEY, CORPID).encrypt_message("7381+/902", "n", "1").encode())
     query = {"msg_signature": reply["MsgSignature"], "timestamp": "1", "nonce": "n", "echostr": reply["Encrypt"]}
     answer = httpx.get(f"{collector.base}/wecom/callback/wecom", params=query)
@@ -97,7 +101,7 @@ def test_the_console_check_is_answered_with_the_plain_text(collector: Running) -
     assert httpx.get(f"{collector.base}/wecom/callback?{unescaped}").text == "7381+/902"
 
 
-def test_a_repeat_is_dropped_and_events_of_one_second_are_kept_apart(collector: Running) -> None:
+def test_a_repeat_is_dropped_and_events_of_one_second_are_kept_apart(collector: Threaded) -> None:
     other = EVENT.replace("wm0001", "wm0002")
     for xml in (EVENT, other, EVENT, EVENT):
         query, body = sent(xml)
@@ -106,7 +110,7 @@ def test_a_repeat_is_dropped_and_events_of_one_second_are_kept_apart(collector: 
     assert [row["external_userid"] for row in rows(collector.root)] == ["wm0001", "wm0002"]
 
 
-def test_a_wrong_signature_receiver_or_key_is_refused(collector: Running) -> None:
+def test_a_wrong_signature_receiver_or_key_is_refused(collector: Threaded) -> None:
     query, body = sent(EVENT)
     url = f"{collector.base}/wecom/callback"
     cases = [
@@ -125,7 +129,7 @@ def test_a_wrong_signature_receiver_or_key_is_refused(collector: Running) -> Non
 
 
 def test_without_secrets_there_is_no_callback_address(tmp_path: Path) -> None:
-    with Running(tmp_path) as collector:
+    with Threaded(tmp_path) as collector:
         assert httpx.get(f"{collector.base}/wecom/callback").status_code == 404
 
 
@@ -192,6 +196,35 @@ def test_a_pull_goes_on_where_it_stopped_and_finds_files_closed_out_of_order(tmp
     assert state == {"read": ["20261121T110000.000000Z-ab.jsonl"]}
 
 
+class Reader:
+    """The smallest source that gives the stream."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def streams(self) -> tuple[Stream, ...]:
+        return (CALLBACKS_STREAM,)
+
+    def pull(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
+        assert stream is CALLBACKS_STREAM
+        yield from read_callbacks(folders(self.root).of("wecom_callbacks"), CORPID, state)
+
+    def check(self) -> SourceCheck:
+        return SourceCheck(True, ())
+
+
+def test_a_repeat_after_a_restart_lands_once(tmp_path: Path) -> None:
+    """The collector's memory of repeats ends with its process; landing's does not."""
+    counts = []
+    for _ in range(2):
+        with Threaded(tmp_path, receivers={"wecom": [TOKEN, AES_KEY, CORPID]}) as collector:
+            query, body = sent(EVENT)
+            httpx.post(f"{collector.base}/wecom/callback", params=query, content=body)
+        report = land(Home(tmp_path), "wecom", Reader(tmp_path), CALLBACKS_STREAM, now=NOW)
+        counts.append((report.received, report.landed, report.duplicates))
+    assert counts == [(1, 1, 0), (1, 0, 1)]
+
+
 def test_a_line_that_is_no_callback_becomes_a_reject(tmp_path: Path) -> None:
     good = {"callback_id": "1", "corpid": CORPID, "received_at": NOW.isoformat(), "xml": EVENT}
     bad = [b"{torn", orjson.dumps({**good, "xml": "<xml>"}), orjson.dumps({"corpid": CORPID}), b"7"]
@@ -204,7 +237,7 @@ def test_a_line_that_is_no_callback_becomes_a_reject(tmp_path: Path) -> None:
     assert callback_row(good)["quit_scene"] is None
 
 
-def test_the_sandbox_delivers_what_people_do_by_hand(collector: Running, tmp_path: Path) -> None:
+def test_the_sandbox_delivers_what_people_do_by_hand(collector: Threaded, tmp_path: Path) -> None:
     """Another implementation of the sender, which repeats every event: each arrives, once."""
     with server.start(tmp_path / "wecom.sqlite") as wecom:
         callback = {"url": f"{collector.base}/wecom/callback", "token": TOKEN, "aes_key": AES_KEY, "repeat_rate": 1.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 from cdp.config import parse
 from connectors.collector.settings import CollectorConfig
 from connectors.settings import SensorsSource, SourcesConfig
-from tests.collector.running import Running
+from tests.collector.running import Threaded
 from tests.scaffold.guide import blocks
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "collector.md"
@@ -26,7 +26,7 @@ def test_the_settings_are_valid_and_the_template_holds_the_defaults() -> None:
 
 def test_the_code_sends_what_it_says(tmp_path: Path) -> None:
     code = {block.path: block.text for block in blocks(GUIDE) if block.act == "run"}
-    with Running(tmp_path, keys=["key-of-the-guide"], projects=["production"]) as collector:
+    with Threaded(tmp_path, keys=["key-of-the-guide"], projects=["production"]) as collector:
         for name in ("sensors", "segment"):
             exec(compile(code[name], name, "exec"), {"host": collector.base, "write_key": "key-of-the-guide"})
         collector.stop()

@@ -18,7 +18,7 @@ import sensorsanalytics as sa
 
 from connectors.registry import build, source_streams
 from connectors.settings import SensorsSource
-from tests.collector.running import Running, started
+from tests.collector.running import Running, Threaded
 from warehouse.home import Home
 from warehouse.landing import land
 
@@ -26,8 +26,9 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Running]:
-    yield from started(tmp_path)
+def collector(tmp_path: Path) -> Iterator[Threaded]:
+    with Threaded(tmp_path) as running:
+        yield running
 
 
 def landed(root: Path) -> list[tuple[object, ...]]:
@@ -45,7 +46,7 @@ def landed(root: Path) -> list[tuple[object, ...]]:
         return con.execute(query, [files]).fetchall()
 
 
-def test_each_event_of_the_default_consumer_lands(collector: Running) -> None:
+def test_each_event_of_the_default_consumer_lands(collector: Threaded) -> None:
     sdk = sa.SensorsAnalytics(sa.DefaultConsumer(f"{collector.base}/sa?project=production"))
     sdk.track("M1", "PayOrder", {"amount": 128.5, "product": "山茶花"}, is_login_id=True)
     sdk.track_signup("M1", "anonymous-1", {})
@@ -63,7 +64,7 @@ def test_each_event_of_the_default_consumer_lands(collector: Running) -> None:
     assert json.loads(str(rows[0][4]))["product"] == "山茶花"
 
 
-def test_batches_with_bind_events_land_in_order(collector: Running) -> None:
+def test_batches_with_bind_events_land_in_order(collector: Threaded) -> None:
     sdk = sa.SensorsAnalytics(sa.BatchConsumer(f"{collector.base}/sa?project=p", max_size=40))
     for number in range(95):
         sdk.track("M1", f"Event{number}", {"number": number})
@@ -77,7 +78,7 @@ def test_batches_with_bind_events_land_in_order(collector: Running) -> None:
     assert [event for _, event, *_ in rows] == [*(f"Event{number}" for number in range(95)), "$BindID"]
 
 
-def test_the_debug_consumer_checks_without_storing(collector: Running, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_debug_consumer_checks_without_storing(collector: Threaded, capsys: pytest.CaptureFixture[str]) -> None:
     dry = sa.SensorsAnalytics(sa.DebugConsumer(f"{collector.base}/sa?project=p", write_data=False))
     dry.track("M1", "Checked", {})
     wet = sa.SensorsAnalytics(sa.DebugConsumer(f"{collector.base}/sa?project=p", write_data=True))
@@ -103,7 +104,7 @@ def java_hash(text: str) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def test_a_batch_sent_again_lands_once(collector: Running) -> None:
+def test_a_batch_sent_again_lands_once(collector: Threaded) -> None:
     """An SDK that heard no answer sends again: `recv_time` and `_flush_time` differ then, the events do not."""
     for attempt in (1, 2):
         batch = [{**EVENT, "time": EVENT["time"] + number, "_flush_time": attempt} for number in range(3)]
@@ -114,7 +115,7 @@ def test_a_batch_sent_again_lands_once(collector: Running) -> None:
     assert len(landed(collector.root)) == 3
 
 
-def test_an_image_request_gets_a_gif(collector: Running) -> None:
+def test_an_image_request_gets_a_gif(collector: Threaded) -> None:
     data = encoded(EVENT)
     ext = quote(f"crc={java_hash(data)}")
     reply = httpx.get(
@@ -124,7 +125,7 @@ def test_an_image_request_gets_a_gif(collector: Running) -> None:
     assert reply.headers["access-control-allow-origin"] == "https://m.example.com"
 
 
-def test_mini_program_and_beacon_bodies_are_forms_under_another_type(collector: Running) -> None:
+def test_mini_program_and_beacon_bodies_are_forms_under_another_type(collector: Threaded) -> None:
     data = encoded([EVENT], zipped=True)
     body = f"crc={java_hash(data)}&gzip=1&data_list={quote(data)}&instant_event=true"
     for kind in ("application/json", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded"):
@@ -133,7 +134,7 @@ def test_mini_program_and_beacon_bodies_are_forms_under_another_type(collector: 
 
 
 def test_the_good_rest_of_a_batch_is_kept(tmp_path: Path) -> None:
-    with Running(tmp_path, max_event_kb=2) as collector:
+    with Threaded(tmp_path, max_event_kb=2) as collector:
         big = {**EVENT, "properties": {"text": "长" * 2000}}
         batch = [EVENT, "not an object", {**EVENT, "type": ""}, big, {**EVENT, "event": "Last", "id": 2**70}]
         reply = httpx.post(f"{collector.base}/sa?project=p", data={"data_list": encoded(batch)})
@@ -160,7 +161,7 @@ MALFORMED = [
 ]
 
 
-def test_a_malformed_body_is_told_what_was_expected_and_kept(collector: Running) -> None:
+def test_a_malformed_body_is_told_what_was_expected_and_kept(collector: Threaded) -> None:
     for body, message in MALFORMED:
         reply = httpx.post(f"{collector.base}/sa?project=p", content=body)
         assert reply.status_code == 400
@@ -172,7 +173,7 @@ def test_a_malformed_body_is_told_what_was_expected_and_kept(collector: Running)
 
 
 def test_an_oversized_body_is_refused_and_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    with Running(tmp_path, max_body_mb=0.1, max_unpacked_mb=1) as collector:
+    with Threaded(tmp_path, max_body_mb=0.1, max_unpacked_mb=1) as collector:
         large = httpx.post(f"{collector.base}/sa", content=b"data=" + b"A" * 300_000)
         bomb = quote(base64.b64encode(gzip.compress(b"[" + b" " * 20_000_000 + b"]")).decode())
         unpacked = httpx.post(f"{collector.base}/sa", content=f"gzip=1&data_list={bomb}")
@@ -183,7 +184,7 @@ def test_an_oversized_body_is_refused_and_a_bomb_is_not_unpacked(tmp_path: Path)
 
 
 def test_projects_can_be_limited(tmp_path: Path) -> None:
-    with Running(tmp_path, projects=["production"]) as collector:
+    with Threaded(tmp_path, projects=["production"]) as collector:
         answers = [
             httpx.post(f"{collector.base}/sa?project={name}", data={"data": encoded(EVENT)}).status_code
             for name in ("production", "test")
@@ -191,9 +192,10 @@ def test_projects_can_be_limited(tmp_path: Path) -> None:
     assert answers == [200, 403]
 
 
-def test_nothing_personal_is_printed(collector: Running) -> None:
-    httpx.get(f"{collector.base}/sa?project=p&data={quote(encoded({**EVENT, 'distinct_id': '13800000001'}))}")
-    httpx.post(f"{collector.base}/sa?project=p", content="data=13800000001")
-    printed = collector.stop()
+def test_nothing_personal_is_printed(tmp_path: Path) -> None:
+    with Running(tmp_path) as collector:
+        httpx.get(f"{collector.base}/sa?project=p&data={quote(encoded({**EVENT, 'distinct_id': '13800000001'}))}")
+        httpx.post(f"{collector.base}/sa?project=p", content="data=13800000001")
+        printed = collector.stop()
     assert "13800000001" not in printed
     assert "data=" not in printed

@@ -74,19 +74,25 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints
     """Identifiers by strength; those outside the scope that rows of it name are marked by what they may do."""
     codes = " ".join(f"when '{reason}' then {code}" for code, reason in enumerate(REASONS))
     if scoped:
+        con.execute("""create or replace temp table part as
+            select node_id, bool_or(mine) as mine, bool_or(quiet) as quiet from (
+                select node_id, true as mine, quiet from scope
+                union all
+                select node_id, false, false from identity.evidence_node where row_id in (select row_id from scope_rows)
+            ) group by node_id""")
         con.execute(f"""create or replace temp table taking_part as
-            select node.*, scope.node_id is not null as mine,
+            select node.*, part.mine,
                 (case
-                    when scope.node_id is not null and not scope.quiet then 0
+                    when part.mine and not part.quiet then 0
                     when state.status = '' or state.status is null then {OUTSIDE}
                     else case state.status {codes} end
                 end)::tinyint as forced
             from identity.node as node
-            left join scope on node.node_id = scope.node_id
-            left join identity.raw_component as state on node.node_id = state.node_id
-            where node.epoch = 1 and (scope.node_id is not null or node.node_id in (
-                select node_id from identity.evidence_node where row_id in (select row_id from scope_rows)
-            ))""")
+            inner join part on node.node_id = part.node_id
+            left join (
+                select node_id, status from identity.raw_component where node_id in (select node_id from part)
+            ) as state on node.node_id = state.node_id
+            where node.epoch = 1""")
     source = "taking_part" if scoped else "(select *, true as mine, 0::tinyint as forced from identity.node)"
     found = columns(
         con,
@@ -204,7 +210,7 @@ def final_ids(con: duckdb.DuckDBPyConnection, loaded: Loaded, outcome: Resolutio
     con.execute(f"""
         insert into identity.node
         select {top} + row_number() over (order by found.node_id, found.epoch), base.type, base.scope, base.value_norm,
-            found.epoch, base.node_id, base.barred, null
+            found.epoch, base.node_id, base.barred, null, hash(base.node_hash, found.epoch)
         from found_slices as found inner join identity.node as base on found.node_id = base.node_id
         where found.epoch > 1 and not exists (
             select 1 from identity.node as node where node.epoch_of = found.node_id and node.epoch = found.epoch

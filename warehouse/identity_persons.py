@@ -72,7 +72,7 @@ def give_ids(
     """Give every cluster its one_id: kept, woken or minted; deaths are told apart into merged and retired."""
     alive = np.flatnonzero(~np.isin(outcome.status, (BLOCKED, ABSENT)) & loaded.mine[outcome.origin])
     node_id = ids[alive]
-    labels, cluster = np.unique(outcome.person[alive], return_inverse=True)
+    cluster, clusters = _dense(outcome.person[alive])
     kinds = loaded.nodes.type[outcome.origin[alive]]
     class_ = table.class_[kinds].astype(np.int64)
     standing = np.empty(len(alive), dtype=np.int64)
@@ -81,9 +81,8 @@ def give_ids(
     only = "and node_id in (select node_id from replaced)" if scoped else ""
     current = _lookup(con, f"identity.identity_map where run_to is null {only}", size)
     homes = _lookup(con, f"identity.node_home where true {only}", size)
-    cluster = cluster.astype(np.int32)
     holdings = Holdings(cluster, class_, standing, current[node_id], homes[node_id])
-    given = assign(holdings, _frozen(con, node_id, size), len(labels))
+    given = assign(holdings, _frozen(con, node_id, size), clusters)
     number, minted = given.number.copy(), np.flatnonzero(given.number < 0)
     top = int(con.execute("select coalesce(max(number), -1) + 1 from identity.one_id_registry").fetchall()[0][0])
     order = np.lexsort((given.anchor[minted], outcome.first[alive][given.anchor[minted]]))
@@ -109,9 +108,16 @@ def give_ids(
         merged=merged,
         merged_into=into,
         retired=np.setdiff1d(dead, merged),
-        kind=_kinds(outcome.status[alive], cluster, len(labels)),
-        class_=_least(class_, cluster, len(labels)),
+        kind=_kinds(outcome.status[alive], cluster, clusters),
+        class_=_least(class_, cluster, clusters),
     )
+
+
+def _dense(labels: Small) -> tuple[Small, int]:
+    """Labels renumbered without gaps, and how many there are."""
+    used = np.zeros(int(labels.max()) + 1 if len(labels) else 0, dtype=np.bool_)
+    used[labels] = True
+    return (np.cumsum(used, dtype=np.int32) - 1)[labels], int(used.sum())
 
 
 def _lookup(con: duckdb.DuckDBPyConnection, source: str, size: int) -> Ints:
@@ -199,7 +205,9 @@ def store_persons(
 
 def store_households(con: duckdb.DuckDBPyConnection, types: list[str]) -> None:
     """People who gave the same contact (of *types*) but stay several are one household, named by its oldest person."""
-    found = columns(con, f"""
+    found = columns(
+        con,
+        f"""
         with given as (
             select decision.a_node, decision.b_node from identity.edge_decision as decision
             inner join identity.node as a on decision.a_node = a.node_id
@@ -210,7 +218,8 @@ def store_households(con: duckdb.DuckDBPyConnection, types: list[str]) -> None:
         select distinct x.number as one, y.number as other from given
         inner join identity.identity_map as x on given.a_node = x.node_id and x.run_to is null
         inner join identity.identity_map as y on given.b_node = y.node_id and y.run_to is null
-        where x.number <> y.number""")
+        where x.number <> y.number""",
+    )
     numbers, ends = np.unique(np.concatenate([found["one"], found["other"]]), return_inverse=True)
     half = len(found["one"])
     label = components(len(numbers), ends[:half].astype(np.int32), ends[half:].astype(np.int32))

@@ -148,9 +148,7 @@ def _take_turn(con: duckdb.DuckDBPyConnection) -> None:
         ensure_tables(con)
         con.execute("update identity.writer set beat = beat + 1")
     except duckdb.TransactionException as error:
-        raise RetriableError(
-            "another step is changing identities", hint="wait for it to end and try again"
-        ) from error
+        raise RetriableError("another step is changing identities", hint="wait for it to end and try again") from error
 
 
 @contextmanager
@@ -347,6 +345,10 @@ def _refresh_dictionary(
     for table in ("evidence", "evidence_node", "identifier_value", "rejects"):
         con.execute(f"delete from identity.{table}")
     con.execute("update identity.node set alias_of = null where alias_of is not null")
+    if not before.same_engine:
+        con.execute("update identity.node set node_hash = hash(type, scope, value_norm) where epoch = 1")
+        con.execute("""update identity.node as node set node_hash = hash(base.node_hash, node.epoch)
+            from identity.node as base where node.epoch_of = base.node_id""")
     return True
 
 
@@ -402,7 +404,7 @@ def _map_hash(con: duckdb.DuckDBPyConnection, which: str) -> int:
     """Order-free hash of map rows: equal for equal maps of different warehouses, whatever their node numbers."""
     return int(
         con.execute(f"""
-        select coalesce(bit_xor(hash(node.type, node.scope, node.value_norm, node.epoch, map.one_id)), 0)
+        select coalesce(bit_xor(hash(node.node_hash, map.one_id)), 0)
         from identity.identity_map as map inner join identity.node as node on map.node_id = node.node_id
         where {which}""").fetchall()[0][0]
     )

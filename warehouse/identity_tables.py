@@ -14,7 +14,8 @@ create table if not exists identity.node (
     epoch smallint,  -- 1, or the number of the interval of a contact or device that changed hands
     epoch_of bigint,  -- node_id of epoch 1, null there
     barred text,  -- why it may link nobody, null when it may
-    alias_of bigint  -- node_id of the plain value that this digest was found to be
+    alias_of bigint,  -- node_id of the plain value that this digest was found to be
+    node_hash ubigint  -- hash(type, scope, value_norm) of this DuckDB version
 );
 create table if not exists identity.identifier_value (
     value_hash ubigint,  -- hash(type, scope, value) of this DuckDB version

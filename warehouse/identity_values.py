@@ -54,29 +54,45 @@ def take_in(
     Leaves temp tables `new_rows(row_id)` and `gone_nodes(node_id)`. Raises `FatalError` on a kind of evidence nobody knows.
     """
     _check_kinds(con)
-    con.execute(f"create or replace temp table given as select distinct {ROW_HASH} as evidence_id from {SOURCE}")
-    con.execute("""create or replace temp table gone_rows as
-        select row_id from identity.evidence where evidence_id not in (select evidence_id from given)""")
-    con.execute("""create or replace temp table gone_nodes as
-        select distinct node_id from identity.evidence_node where row_id in (select row_id from gone_rows)""")
-    gone = _count(con, "gone_rows")
-    if gone:
-        for table in ("evidence", "evidence_node"):
-            con.execute(f"delete from identity.{table} where row_id in (select row_id from gone_rows)")
-    known = _count(con, "identity.evidence")
-    if known:
-        con.execute("delete from given where evidence_id in (select evidence_id from identity.evidence)")
-    new = _new_rows(con, first_time=not known)
+    con.execute(f"create or replace temp table given as select {ROW_HASH} as evidence_id from {SOURCE}")
+    con.execute("""create or replace temp table fresh_ids as
+        select evidence_id from given where evidence_id not in (select evidence_id from identity.evidence)""")
+    gone = _drop_gone(con)
+    new = _new_rows(con)
     identifiers, rejected = _new_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
     con.execute("""
         insert into identity.evidence_node
         select element.row_id, value.node_id
         from element inner join identity.identifier_value as value on element.value_hash = value.value_hash
     """)
-    _bury(con, secret)
+    _bury(con, secret, as_of)
     link_digests(con, rules)
     con.execute("drop table element")
     return Delta(new, gone, identifiers, rejected)
+
+
+SUMS = "select count(*), coalesce(bit_xor(evidence_id), 0), coalesce(sum(evidence_id % 4294967291), 0) from"
+
+
+def _drop_gone(con: duckdb.DuckDBPyConnection) -> int:
+    """Delete evidence that the model no longer has; leaves temp table `gone_nodes`.
+
+    Rows that came before and come again are counted and summed up two ways; only when the sums differ from those of what is
+    stored is there anything to look for.
+    """
+    con.execute("create or replace temp table gone_nodes (node_id bigint)")
+    given, fresh, held = (
+        con.execute(f"{SUMS} {name}").fetchall()[0] for name in ("given", "fresh_ids", "identity.evidence")
+    )
+    if (given[0] - fresh[0], given[1] ^ fresh[1], given[2] - fresh[2]) == held:
+        return 0
+    con.execute("""create or replace temp table gone_rows as
+        select row_id from identity.evidence where evidence_id not in (select evidence_id from given)""")
+    con.execute("""insert into gone_nodes
+        select distinct node_id from identity.evidence_node where row_id in (select row_id from gone_rows)""")
+    for table in ("evidence", "evidence_node"):
+        con.execute(f"delete from identity.{table} where row_id in (select row_id from gone_rows)")
+    return _count(con, "gone_rows")
 
 
 # What an identifier is to HMACs: tombstones and one_ids.
@@ -105,10 +121,11 @@ def _check_kinds(con: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def _new_rows(con: duckdb.DuckDBPyConnection, *, first_time: bool) -> int:
+def _new_rows(con: duckdb.DuckDBPyConnection) -> int:
     """Store new rows of evidence; leaves temp tables `new_rows` and `element(row_id, value_hash)`."""
     base = con.execute("select coalesce(max(row_id), 0) from identity.evidence").fetchall()[0][0]
-    only = "" if first_time else f"where {ROW_HASH} in (select evidence_id from given)"
+    every = _count(con, "fresh_ids") == _count(con, "given")
+    only = "" if every else f"where {ROW_HASH} in (select evidence_id from fresh_ids)"
     con.execute(f"""
         create or replace temp table arrived as
         select {base} + row_number() over () as row_id, {ROW_HASH} as evidence_id, * from {SOURCE} {only}
@@ -150,10 +167,7 @@ def _new_values(
     """)
     con.execute("drop table arrived")
     twice = con.execute("select count(*) - count(distinct value_hash) from fresh").fetchall()[0][0]
-    if twice:
-        raise FatalError(
-            f"{twice} identifier values share a 64-bit hash", hint="report it with the run id; nothing was stored"
-        )
+    _no_collision(int(twice))
     return _read_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
 
 
@@ -170,38 +184,45 @@ def _read_values(
         f"insert into identity.rejects select value_hash, type, scope, value, reason, {run} from values_rejected"
     )
     con.register("values_read", read.to_arrow())
-    before = con.execute("select coalesce(max(node_id), 0), count(*) from identity.node").fetchall()[0]
-    con.execute(f"""
-        insert into identity.node
-        select {before[0]} + row_number() over (), type, scope, value_norm, 1, null, barred, null from (
-            select out_type as type, out_scope as scope, value_norm, max(barred) as barred from values_read group by 1, 2, 3
-        ) as read
-        where not exists (
-            select 1 from identity.node as node where node.epoch = 1 and node.type = read.type
-                and node.scope = read.scope and node.value_norm = read.value_norm
-        )
-    """)
-    con.execute("""
-        insert into identity.identifier_value
-        select read.value_hash, read.type, read.scope, read.value, coalesce(node.alias_of, node.node_id)
-        from values_read as read inner join identity.node as node
-            on node.epoch = 1 and read.out_type = node.type and read.out_scope = node.scope
-            and read.value_norm = node.value_norm
-    """)
-    if bars_changed:
-        con.execute("""
-            update identity.node as node set barred = read.barred
-            from (select out_type, out_scope, value_norm, max(barred) as barred from values_read group by 1, 2, 3) as read
-            where node.type = read.out_type and node.scope = read.out_scope and node.value_norm = read.value_norm
-                and node.barred is distinct from read.barred
-        """)
+    con.execute("""create or replace temp table reading as
+        select *, hash(out_type, out_scope, value_norm) as node_hash from values_read""")
     for name in ("values_rejected", "values_read"):
         con.unregister(name)
     con.execute("drop table fresh")
+    before = con.execute("select coalesce(max(node_id), 0), count(*) from identity.node").fetchall()[0]
+    con.execute(f"""
+        insert into identity.node
+        select {before[0]} + row_number() over (), type, scope, value_norm, 1, null, barred, null, node_hash from (
+            select node_hash, min(out_type) as type, min(out_scope) as scope, min(value_norm) as value_norm,
+                max(barred) as barred
+            from reading where node_hash not in (select node_hash from identity.node where epoch = 1) group by node_hash
+        )
+    """)
+    con.execute("""create or replace temp table meaning as
+        select reading.value_hash, reading.type, reading.scope, reading.value, reading.barred, node.node_id, node.alias_of,
+            reading.out_type = node.type and reading.out_scope = node.scope and reading.value_norm = node.value_norm as same
+        from reading inner join identity.node as node on node.epoch = 1 and reading.node_hash = node.node_hash""")
+    _no_collision(int(con.execute("select count(*) from meaning where not same").fetchall()[0][0]))
+    con.execute("""insert into identity.identifier_value
+        select value_hash, type, scope, value, coalesce(alias_of, node_id) from meaning""")
+    if bars_changed:
+        con.execute("""update identity.node as node set barred = read.barred
+            from (select node_id, max(barred) as barred from meaning group by node_id) as read
+            where node.node_id = read.node_id and node.barred is distinct from read.barred""")
+    con.execute("drop table reading")
+    con.execute("drop table meaning")
     return _count(con, "identity.node") - int(before[1]), rejected.height
 
 
-def _bury(con: duckdb.DuckDBPyConnection, secret: bytes) -> None:
+def _no_collision(count: int) -> None:
+    """Raise `FatalError` when different values share a 64-bit hash (chance 3 in a million at ten million values)."""
+    if count:
+        raise FatalError(
+            f"{count} identifier values share a 64-bit hash", hint="report it with the run id; nothing was stored"
+        )
+
+
+def _bury(con: duckdb.DuckDBPyConnection, secret: bytes, as_of: datetime) -> None:
     """Take forgotten identifiers out of evidence as old as their tombstone; later evidence may start a new person."""
     if not _count(con, "identity.tombstone"):
         return
@@ -212,8 +233,14 @@ def _bury(con: duckdb.DuckDBPyConnection, secret: bytes) -> None:
         inner join identity.tombstone as stone on stone.value_mac = {hash_mac(secret, NODE_TEXT)}
         where node.node_id in (
             select node_id from identity.evidence_node where row_id in (select row_id from new_rows)
-        )
+        ) and (stone.expires_at is null or stone.expires_at > ?)
         group by node.node_id
+    """, [as_of])  # fmt: skip
+    con.execute("""
+        update identity.evidence as evidence set source_key = null where exists (
+            select 1 from buried inner join identity.evidence_node as named on buried.node_id = named.node_id
+            where named.row_id = evidence.row_id and evidence.last_time <= buried.forgotten_at
+        )
     """)
     con.execute("""
         delete from identity.evidence_node where exists (

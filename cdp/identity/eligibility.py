@@ -402,10 +402,17 @@ def sorted_distinct(keys: Ints) -> Ints:
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
 
+def _runs(keys: Ints) -> tuple[Ints, Ints]:
+    """Distinct keys, sorted, and how often each occurs."""
+    keys = np.sort(keys)
+    begins = np.flatnonzero(np.concatenate([[len(keys) > 0], keys[1:] != keys[:-1]]))
+    return keys[begins], np.diff(np.concatenate([begins, [len(keys)]]))
+
+
 def over_limit(a: Ints, b: Ints, types: NDArray[np.int16], table: TypeTable) -> tuple[Ints, Ints, Ints]:
     """Of sorted distinct pairs: (node, neighbour type) that break a `max_links`, and the neighbour count of each."""
     kinds = len(table.names)
-    keys, counts = np.unique(a * kinds + types[b], return_counts=True)
+    keys, counts = _runs(a * kinds + types[b])
     node, kind = keys // kinds, keys % kinds
     over = counts > table.max_links[types[node], kind]
     return node[over], kind[over], counts[over]
@@ -443,7 +450,7 @@ def _share(
 
 def _neighbour_counts(a: Ints, b: Ints, types: NDArray[np.int16], table: TypeTable) -> tuple[Ints, Small]:
     kinds = len(table.names)
-    keys, counts = np.unique(a * kinds + types[b], return_counts=True)
+    keys, counts = _runs(a * kinds + types[b])
     return keys // kinds, counts.astype(np.int32)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cdp.identity.eligibility import sorted_distinct
 from cdp.identity.graph import Ints, Small
 
 NO_CLASS = 9
@@ -73,11 +74,13 @@ def _give(number: Ints, ids: Ints, nodes: Ints, holdings: Holdings) -> None:
         return
     clusters = len(number)
     keys = ids * clusters + holdings.cluster[nodes]
-    pair, of_node, overlap = np.unique(keys, return_inverse=True, return_counts=True)
+    pair = sorted_distinct(keys)
+    of_node = np.searchsorted(pair, keys)
+    overlap = np.bincount(of_node, minlength=len(pair))
     id_, cluster = pair // clusters, pair % clusters
-    rivals = np.unique(id_, return_counts=True)
-    lone_id = np.isin(id_, rivals[0][rivals[1] == 1])
-    lone = lone_id & (np.bincount(cluster, minlength=clusters)[cluster] == 1)
+    starts = np.concatenate([[True], id_[1:] != id_[:-1]])
+    rivals = np.diff(np.concatenate([np.flatnonzero(starts), [len(id_)]]))[np.cumsum(starts) - 1]
+    lone = (rivals == 1) & (np.bincount(cluster, minlength=clusters)[cluster] == 1)
     number[cluster[lone]] = id_[lone]
     fight = np.flatnonzero(~lone)
     if not len(fight):

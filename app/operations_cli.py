@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from app.config_cli import FILES
 from app.context import brand, console, home, home_path
 from app.home_cli import FOLDERS
+from cdp.brand import BrandConfig
 from cdp.errors import CdpError, ConfigError
 from connectors.settings import SourcesConfig
 from warehouse.backup import PARTS, Part, create_backup, default_folder, read_manifest, restore_backup, verify_backup
@@ -118,7 +119,7 @@ def report(
     if chosen not in get_args(Locale):
         raise typer.BadParameter(f"expected zh or en, found `{chosen}`")
     locale: Locale = "zh" if chosen == "zh" else "en"
-    path = daily_report(home(), now=datetime.now(UTC), locale=locale, out=out, version=version)
+    path = daily_report(home(), now=datetime.now(UTC), locale=locale, out=out, version=version, rules=brand().quality)
     console.print(f"[green]✓[/] {path}", soft_wrap=True)
 
 
@@ -132,12 +133,16 @@ def contents(file: Annotated[Path, typer.Argument(help="an archive made by `cdp 
 
 
 def secret_references(place: Home) -> list[str]:
-    """Every `env:NAME` and `file:PATH` that the enabled sources refer to; empty when the file is not readable."""
+    """Every `env:NAME` and `file:PATH` that the brand and its enabled sources refer to; a file that is not readable
+    counts as referring to nothing, because that is a finding of its own."""
+    found: set[str] = set()
     try:
-        sources = load_config(place, "sources.yaml", SourcesConfig).enabled()
+        found |= set(_references(load_config(place, "cdp.yaml", BrandConfig).alerts.model_dump(mode="json")))
+        for settings in load_config(place, "sources.yaml", SourcesConfig).enabled().values():
+            found |= set(_references(settings.model_dump(mode="json")))
     except CdpError:
-        return []
-    return sorted({text for settings in sources.values() for text in _references(settings.model_dump(mode="json"))})
+        return sorted(found)
+    return sorted(found)
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from cdp.config import Strict
+from cdp.quality.alerts import AlertRules
+from cdp.quality.anomalies import AnomalyRules
 
 
 class Resources(Strict):
@@ -27,6 +29,8 @@ class BrandConfig(Strict):
     locale: Literal["zh", "en"] = "zh"
     keep_versions: int = Field(3, ge=1)
     resources: Resources = Resources()
+    quality: AnomalyRules = AnomalyRules()
+    alerts: AlertRules = AlertRules()
 
     @field_validator("timezone")
     @classmethod

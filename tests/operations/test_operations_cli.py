@@ -78,9 +78,11 @@ def test_an_unknown_part_is_told_with_the_known_ones(run: Run) -> None:
 def test_doctor_exits_with_a_fault_and_prints_for_programs(run: Run, home: Home) -> None:
     sources = "sources: {followers: {connector: official_account, appid: wx1, secret: env:NOT_SET_ANYWHERE}}\n"
     (home.config / "sources.yaml").write_text(sources, encoding="utf-8")
+    (home.config / "cdp.yaml").write_text("name: 山茶集\nalerts: {robot: env:NO_ROBOT_EITHER}\n", encoding="utf-8")
     result = run("doctor")
     assert result.exit_code == 1
     assert "NOT_SET_ANYWHERE" in result.output
+    assert "NO_ROBOT_EITHER" in result.output
     found = {item["name"]: item["status"] for item in json.loads(run("doctor", "--json", "--deep").output)}
     assert found["secrets"] == "fail"
     assert found["data/warehouse.duckdb"] == "ok"

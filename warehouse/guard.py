@@ -47,6 +47,7 @@ _PREFIXES = (
 )
 _SYSTEM_NAME = re.compile(r"(duckdb_|pg_|pragma_|sqlite_|information_schema)", re.IGNORECASE)
 _PLAIN_NAME = re.compile(r"\w+\Z")
+_READS = (exp.Query, exp.Values, exp.Describe, exp.Summarize, exp.Show, exp.Pivot)
 
 
 class RefusedError(CdpError):
@@ -64,15 +65,18 @@ class Approved:
     tables: tuple[str, ...]
 
 
-def approve(sql: str, tables: Collection[str]) -> Approved:
-    """Check *sql* against the published *tables* (`marts.dim_people`, `_meta.version`, …). Raises `RefusedError`."""
+def approve(con: duckdb.DuckDBPyConnection, sql: str, tables: Collection[str]) -> Approved:
+    """Check *sql* against the published *tables* (`marts.dim_people`, `_meta.version`, …). Raises `RefusedError`.
+
+    *con* parses it (any connection: the text is not run).
+    """
     text = sql.strip().rstrip(";").strip()
     if not text:
         raise RefusedError("the query is empty", hint='for example: cdp sql "select count(*) from marts.dim_people"')
     if "\x00" in text:
         raise RefusedError("the query holds a NUL character", hint="take it out")
     _one_select(text)
-    statement = _serialized(text)
+    statement = _serialized(con, text)
     used: set[str] = set()
     names = {name.lower() for node in _nodes(statement) for name in _cte_names(node)}
     known = {name.lower(): name for name in tables}
@@ -90,7 +94,7 @@ def _one_select(text: str) -> None:
         return  # DuckDB's parser tells better what is wrong
     if len(trees) > 1:
         raise RefusedError(f"one query at a time, found {len(trees)} statements", hint="send them one by one")
-    if trees and not isinstance(trees[0], exp.Query | exp.Describe | exp.Summarize | exp.Show | exp.Pivot):
+    if trees and not isinstance(trees[0], _READS):
         word = text.split(None, 1)[0].upper()
         raise RefusedError(
             f"only SELECT may run here, found `{word}`",
@@ -98,13 +102,12 @@ def _one_select(text: str) -> None:
         )
 
 
-def _serialized(text: str) -> Any:
+def _serialized(con: duckdb.DuckDBPyConnection, text: str) -> Any:
     """DuckDB's own parse tree of *text*. Raises `RefusedError` when it is not exactly one SELECT."""
-    with duckdb.connect(":memory:", config={"autoload_known_extensions": False}) as con:
-        try:
-            answer = json.loads(con.execute("select json_serialize_sql(?::varchar)", [text]).fetchall()[0][0])
-        except (duckdb.Error, RecursionError, ValueError) as error:
-            raise RefusedError(f"the query cannot be read: {str(error).splitlines()[0]}") from error
+    try:
+        answer = json.loads(con.execute("select json_serialize_sql(?::varchar)", [text]).fetchall()[0][0])
+    except (duckdb.Error, RecursionError, ValueError) as error:
+        raise RefusedError(f"the query cannot be read: {str(error).splitlines()[0]}") from error
     if answer.get("error"):
         message = str(answer.get("error_message", "")).splitlines()[0] if answer.get("error_message") else "not SQL"
         if "Only SELECT" in message:

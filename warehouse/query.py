@@ -85,7 +85,7 @@ def run_query(
     entry = _LogEntry(home, sql, user or _user(), role, purpose, item.version, started_at)
     with entry, connect(home, version=item.version, pii=role == "analyst_pii", timeout_s=timeout_s) as con:
         known = _tables(con)
-        approved = approve(sql, known)
+        approved = approve(con, sql, known)
         entry.tables = approved.tables
         begun = time.perf_counter()
         table, truncated = _fetch(con, approved.sql, limit, timeout_s)

@@ -208,7 +208,8 @@ def test_sensors_without_identities_reads_distinct_id_by_its_kind(con: duckdb.Du
         sensors("2", "track_signup", event="$SignUp", distinct_id="M1", original_id="anon"),
         sensors("3", "track", event="buy", distinct_id="M1", properties={"$is_login_id": True, "amount": 9.9}),
         sensors("4", "track", event="old_sdk", distinct_id="M1", properties={}),
-        sensors("5", "profile_set", distinct_id="M1", properties={"$is_login_id": True, "name": "王芳", "gender": "女"}),
+        sensors("5", "profile_set", distinct_id="M1",
+                properties={"$is_login_id": True, "name": "王芳", "gender": "女"}),
     ], source="log")  # fmt: skip
     ask = build()
     assert ask("select event_name, page, utm_source, amount, event_date from marts.fct_events order by event_key") == [

@@ -24,7 +24,9 @@ def init(
     """Make a brand's home: commented configuration and empty data folders. Existing files are never overwritten."""
     home = Home(directory.expanduser().resolve())
     if (home.config / "cdp.yaml").exists() and not force:
-        raise ConfigError(f"{home.root} is a home already", hint="`cdp init DIR --force` adds only files that are missing")
+        raise ConfigError(
+            f"{home.root} is a home already", hint="`cdp init DIR --force` adds only files that are missing"
+        )
     written = create_home(home)
     console.print(f"[green]✓[/] {home.root}  ({len(written)} files)")
     console.print("next: edit config/sources.yaml, then  cdp --home DIR source check  and  cdp --home DIR run")

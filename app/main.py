@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from app import config_cli, context, funnel_cli, home_cli, identity_cli, run_cli, source_cli, sql_cli, sync_cli, tags_cli
+from app import (
+    collect_cli,
+    config_cli,
+    context,
+    funnel_cli,
+    home_cli,
+    operations_cli,
+    run_cli,
+    source_cli,
+    sql_cli,
+    sync_cli,
+    tags_cli,
+)
 from cdp.errors import CdpError
 
 app = typer.Typer(
@@ -29,14 +41,18 @@ def main_options(
 
 
 app.command("init")(home_cli.init)
-app.command("demo")(run_cli.demo)
 app.command("run")(run_cli.run)
+app.command("demo")(run_cli.demo)
 app.command("dev")(run_cli.dev)
 app.command("load")(source_cli.load)
 app.command("sql")(sql_cli.sql)
+app.command("collect")(collect_cli.collect)
+app.command("report")(operations_cli.report)
+app.command("doctor")(operations_cli.doctor)
+app.command("backup")(operations_cli.backup)
+app.command("restore")(operations_cli.restore)
 app.add_typer(config_cli.app, name="config", help="check the home's configuration; JSON Schemas for editors")
 app.add_typer(source_cli.app, name="source", help="sources: list, check, status")
-app.add_typer(identity_cli.app, name="identity", help="the user ID graph: show, explain, cut, link, forget, what-if")
 app.add_typer(tags_cli.app, name="tags", help="tags: plan, show, explain, health")
 app.add_typer(funnel_cli.app, name="funnel", help="funnels: run, show")
 app.add_typer(sql_cli.publish_app, name="publish", help="published versions: list, rollback")

@@ -91,14 +91,21 @@ def _conversion(con: Any) -> Table:
 def _funnel(con: Any, funnel: str) -> Table:
     steps = _rows(
         con,
-        "select step_no, any_value(step_label), sum(reached) from marts.fct_funnel_steps "
-        "where funnel_id = ? group by step_no order by step_no",
+        "select label, reached, rate, matured_rate, p50_seconds from marts.fct_funnel_steps "
+        "where funnel_id = ? and all_buckets and all_values order by step_no",
         [funnel],
     )
-    table = _table(f"funnel {funnel} / 漏斗", "step", "people", "", "of first")
-    top = max((int(count) for _, _, count in steps), default=0) or 1
-    for _, label, count in steps:
-        table.add_row(str(label), f"{int(count):,}", BAR * round(40 * int(count) / top), f"{int(count) / top:.1%}")
+    table = _table(f"funnel {funnel} / 漏斗", "step", "people", "", "rate", "matured", "median days")
+    top = max((int(step[1]) for step in steps), default=0) or 1
+    for label, count, rate, matured, seconds in steps:
+        table.add_row(
+            str(label),
+            f"{count:,}",
+            BAR * round(40 * int(count) / top),
+            f"{rate:.1%}" if rate is not None else "–",
+            f"{matured:.1%}" if matured is not None else "–",
+            f"{seconds / 86400:.1f}" if seconds is not None else "",
+        )
     return table
 
 
@@ -121,13 +128,12 @@ def _lifetime_value(con: Any) -> Table:
 
 
 def _gmv(con: Any) -> Table:
-    table = _table(
-        "net sales, month by month / GMV 恒等式", "month", "net", "reachable", "buyers", "orders", "per order"
-    )
+    columns = ("month", "net sales", "reachable", "buyers", "orders", "per order")
+    table = _table("net sales to reachable people / GMV", *columns)
     for row in _rows(
         con,
-        "select period_start, net, reachable, buyers, orders, net_per_order from marts.fct_gmv_identity "
-        "order by period_start desc limit 6",
+        "select period_start, gmv_net, reachable, buyers, orders, net_per_order from marts.fct_gmv_identity "
+        "order by period_start desc limit 8",
     ):
         table.add_row(str(row[0])[:7], *("–" if value is None else f"{value:,.0f}" for value in row[1:]))
     return table

@@ -150,6 +150,35 @@ def drift(
 
 
 @app.command()
+def pending(who: Who = None, as_json: Json = False) -> None:
+    """Tag customers who were added lately and whose tags were waiting. Meant to run every minute."""
+    with desk(home(), who=who) as open_desk, sync_steps.stop_on_signals() as stop:
+        report = sync_steps.fire_pending(open_desk, stop=stop)
+    _say(as_json, {"outcome": "nothing waits"} if report is None else _plain(asdict(report)))
+    if report is not None and report.outcome != "DONE":
+        raise typer.Exit(STOPPED if report.outcome == "STOPPED" else PARTIAL)
+
+
+@app.command()
+def explain(
+    person: Annotated[str, typer.Argument(help="one_id, or external_userid")],
+    tag: Annotated[str | None, typer.Argument(help="group/value; default: every synced tag")] = None,
+    as_json: Json = False,
+) -> None:
+    """Why a person has a tag in WeCom or has it not: rule, relations, ops, attempts, codes, last read-back."""
+    with desk(home()) as open_desk:
+        facts = sync_steps.explain(open_desk, person, tag)
+    if as_json:
+        console.print_json(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    for name, value in facts.items():
+        console.print(f"[bold]{name}[/]")
+        for line in value if isinstance(value, list) else [value]:
+            text = json.dumps(line, ensure_ascii=False, default=str) if isinstance(line, dict) else str(line)
+            console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def stop(
     clear: Annotated[bool, typer.Option("--clear", help="take the kill switch away again")] = False,
 ) -> None:

@@ -9,7 +9,7 @@ from connectors.settings import SourcesConfig
 from pipelines.defs import activation, analytics, identity, models, publication, quality, schedules, sources
 from pipelines.resources import BrandHome
 from warehouse.expectations import load_suites
-from warehouse.home import Home, load_config, suites_of
+from warehouse.home import Home, load_config
 
 JOB = "run_everything"
 
@@ -37,7 +37,10 @@ def build_definitions(home: Home) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=[*assets, publication.publication(checked), *activation.activation_assets(home, config)],
-        asset_checks=[quality.landing_reconciles, quality.suite_checks(load_suites(suites_of(home)), made)],
+        asset_checks=[
+            quality.landing_reconciles,
+            *quality.suite_checks(load_suites(home.config / "expectations"), assets),
+        ],
         jobs=[job],
         schedules=[schedules.daily(job, _brand_zone(home))],
         sensors=[schedules.files_arrived(job, home)],

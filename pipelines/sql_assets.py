@@ -1,7 +1,5 @@
 """Models as assets: one asset per SQL file, one step per layer, one connection per step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,7 +21,7 @@ Before = Callable[[duckdb.DuckDBPyConnection, BrandHome], None]
 @cache
 def model_graph() -> ModelGraph:
     """The project's models, read once a process."""
-    return load_models(Path(next(iter(models.__path__))))
+    return load_models(Path(models.__file__).parent)
 
 
 def key_of(relation: str) -> dg.AssetKey:
@@ -108,8 +106,9 @@ def _column_lineage(lineage: Mapping[str, Sequence[str]]) -> dg.TableColumnLinea
 def preview(con: duckdb.DuckDBPyConnection, relation: str, model: Model | None = None) -> dg.MetadataValue:
     """A few rows as a Markdown table; personal columns are left out."""
     personal = {column.name for column in model.columns if column.sensitivity == "personal"} if model else set()
-    frame = con.execute(f"select * from {qualified_name(relation)} limit {PREVIEW_ROWS}").pl()
-    frame = frame.drop([name for name in frame.columns if name in personal])
-    rows = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * frame.width]
-    rows += ["| " + " | ".join(str(cell)[:60].replace("|", "¦") for cell in row) + " |" for row in frame.iter_rows()]
-    return dg.MetadataValue.md("\n".join(rows))
+    target = qualified_name(relation)
+    names = [row[0] for row in con.execute(f"describe {target}").fetchall() if row[0] not in personal]
+    listed = ", ".join(f'"{name}"' for name in names)
+    rows = con.execute(f"select {listed} from {target} limit {PREVIEW_ROWS}").fetchall()
+    cells = [[str(cell)[:60].replace("|", "¦") for cell in row] for row in rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *cells]))

@@ -7,6 +7,7 @@ called with (phase, done, total).
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import signal
 import socket
@@ -18,32 +19,43 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
+import polars as pl
+
 from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
 from cdp.sync.config import SyncConfig, parse_duration
+from cdp.sync.gates import Evidence
 from cdp.sync.model import Plan
+from cdp.sync.pending import empty_state, pending_ops
 from cdp.sync.plan import Inputs
-from cdp.sync.undo import Undone, undo_plan
+from cdp.sync.undo import Undone, pending_plan, undo_plan
 from cdp.tags.config import TagsConfig
 from connectors.settings import SourcesConfig, WeComSource, resolve
 from connectors.wecom import alerts, sync
 from connectors.wecom.alerts import State as AlertState
+from connectors.wecom.arrivals import match_added
+from connectors.wecom.callbacks import read_callbacks
 from connectors.wecom.client import Limits, WeComClient
-from connectors.wecom.connector import client_of
+from connectors.wecom.connector import CALLBACKS_FOLDER, client_of
 from connectors.wecom.library import adopt_group, read_remote
 from connectors.wecom.replies import WeComError
 from connectors.wecom.sync import ApplyReport, Progress, Session
 from connectors.wecom.verify import VerifyReport, read_staff
-from warehouse import sync_drift, sync_plan
+from warehouse import sync_drift, sync_explain, sync_plan
+from warehouse.connection import open_warehouse
 from warehouse.home import Home, load_config
 from warehouse.publish import current
 from warehouse.reader import open_version
+from warehouse.secrets import identity_secret
 from warehouse.sync_drift import DriftReport
 from warehouse.sync_inputs import gather, group_specs, policies, published_relations
 from warehouse.sync_ledger import SyncLedger
+from warehouse.sync_pending import remember_keys
 from warehouse.sync_plan import StoredPlan
 
 Now = Callable[[], datetime]
+_PENDING_MARK = "pending fired up to"
+_CALLBACKS_MARK = "callbacks read"
 _PLAN_ALERTS: dict[str, AlertState] = {"HELD": "held", "STOPPED": "stopped"}
 
 
@@ -150,8 +162,22 @@ def plan(desk: Desk, *, canary: float | None = None) -> Plan:
     return made
 
 
+def take_hints(desk: Desk) -> int:
+    """Take what callbacks said since the last time; returns how many relations were touched by hand or are new."""
+    state = json.loads(desk.ledger.mark(_CALLBACKS_MARK) or "{}")
+    new = 0
+    for batch in read_callbacks(desk.home.root / CALLBACKS_FOLDER, desk.client.corpid, state):
+        rows = batch.frame.filter(pl.col("userid").is_not_null() & pl.col("external_userid").is_not_null())
+        new += desk.ledger.save_hints(
+            rows.select("callback_id", "userid", "external_userid", "change_type", "received_at").iter_rows()
+        )
+        desk.ledger.set_mark(_CALLBACKS_MARK, json.dumps(dict(batch.state)))
+    return new
+
+
 def note_drift(desk: Desk) -> DriftReport:
     """Compare the published version's newer reads with what we last left."""
+    take_hints(desk)
     version = current(desk.home)
     with open_version(version) as con:
         found = published_relations(desk.home, con, desk.client.corpid, desk.config.source, version.published_at)
@@ -160,6 +186,7 @@ def note_drift(desk: Desk) -> DriftReport:
 
 def drift(desk: Desk, *, everyone: bool = False, progress: Progress | None = None) -> DriftReport:
     """Read the employees that are due (all with *everyone*) and record what others changed. Sends nothing."""
+    take_hints(desk)
     promise = parse_duration(desk.config.verify.read_promise)
     staff = desk.client.follow_users()
     due = staff if everyone else desk.ledger.due(staff, before=desk.now() - promise)
@@ -191,6 +218,57 @@ def undo(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -
     undone = undo_plan(inputs(desk), row["plan_id"], ops, found, ids)
     sync_plan.store(desk.home, desk.ledger, undone.plan, now=desk.now(), locale=desk.brand.locale)
     return undone
+
+
+def remember_pending(desk: Desk) -> int:
+    """After an apply: keep the keyed identifiers of people whose tags wait. Raises `RetriableError` while a run is
+    writing the warehouse."""
+    with open_warehouse(
+        desk.home, as_of=desk.now(), timezone=desk.brand.timezone, read_only=True, memory_limit="1GiB"
+    ) as con:
+        return remember_keys(con, desk.ledger, identity_secret(desk.home), now=desk.now())
+
+
+def fire_pending(desk: Desk, *, stop: Callable[[], str | None] | None = None) -> ApplyReport | None:
+    """Tag customers who were added since the last call, as callbacks tell, and whose tags were waiting. None when there
+    are none. Meant to run every minute; what it does is a plan like any other, in the ledger and the audit log."""
+    take_hints(desk)
+    since = desk.ledger.mark(_PENDING_MARK)
+    added = desk.ledger.added_since(since)
+    found = match_added(desk.client, desk.ledger, added, identity_secret(desk.home), now=desk.now)
+    report = None
+    if found:
+        ops = pending_ops(found)
+        plan = pending_plan(_pending_inputs(desk), ops)
+        sync_plan.store(desk.home, desk.ledger, plan, now=desk.now(), locale=desk.brand.locale)
+        ready = sync_plan.ready(desk.home, desk.ledger, plan.plan_id, desk.config, version=None, now=desk.now())
+        report = sync.apply(ready, desk.session(stop=stop), holder=holder())
+        desk.ledger.fill_pending(report.run_id, now=desk.now())
+    if added and (report is None or report.outcome != "STOPPED"):
+        desk.ledger.set_mark(_PENDING_MARK, added[-1][2])
+    return report
+
+
+def _pending_inputs(desk: Desk) -> Inputs:
+    return Inputs(
+        config=desk.config,
+        groups=policies(desk.config, desk.tags),
+        register=desk.ledger.register(),
+        remote=read_remote(desk.client),
+        state=empty_state(),
+        evidence=Evidence(),
+        pins={},
+        now=desk.now(),
+        timezone=desk.brand.timezone,
+        author=desk.who,
+        call_ms=desk.ledger.call_ms(),
+    )
+
+
+def explain(desk: Desk, person: str, tag: str | None = None) -> dict[str, Any]:
+    """Why *person* has a tag in WeCom or has it not, from the rule to the last read-back."""
+    with open_version(current(desk.home)) as con:
+        return sync_explain.explain(con, desk.ledger, desk.tags, person, tag)
 
 
 def adopt(desk: Desk, group_name: str) -> int:
@@ -241,6 +319,7 @@ def apply(
 
 def verify(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -> VerifyReport:
     """Read back what a plan wrote, and a sample of the employees it did not touch."""
+    take_hints(desk)
     row = desk.ledger.plan_row(plan_id)
     report = sync.verify(row["plan_id"], desk.session(progress=progress), others=desk.client.follow_users())
     if report.gap > desk.config.verify.gap_alert * max(report.verified + report.gap, 1):

@@ -1,7 +1,5 @@
 """Tags out to WeCom: a plan every run; sent and verified when config/sync.yaml says so and no gate holds it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any

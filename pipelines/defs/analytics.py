@@ -1,7 +1,5 @@
 """Lifetime value, tags with history, funnels and business metrics, written into the marts file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

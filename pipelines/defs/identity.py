@@ -1,7 +1,5 @@
 """The user ID graph: resolve what changed, keep one_ids, write the map, registry and feed in one commit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any

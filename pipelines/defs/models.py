@@ -1,7 +1,5 @@
 """The SQL layers: staging over raw, the evidence for identity, marts over both."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 

@@ -1,15 +1,14 @@
 """Publication: a version readers see, once every blocking check above it has passed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
+from typing import Any
 
 import dagster as dg
 
+from pipelines.check_results import load_results
 from pipelines.progress import track
 from pipelines.resources import BrandHome
 from pipelines.sql_assets import model_graph
-from warehouse.expectations import load_results
 from warehouse.models import check_models, column_lineage
 from warehouse.publish import publish
 
@@ -33,7 +32,7 @@ def publication(after: Iterable[dg.AssetKey]) -> dg.AssetsDefinition:
         pool="warehouse",
         description="The version that analysts and sync read: one file, found through data/published/current.json.",
     )
-    def published_marts(context: dg.AssetExecutionContext, brand_home: BrandHome) -> dg.MaterializeResult:
+    def published_marts(context: dg.AssetExecutionContext, brand_home: BrandHome) -> dg.MaterializeResult[Any]:
         with track(context, "publish") as tracker, brand_home.warehouse(context) as con:
             graph = model_graph()
             schema = check_models(graph, con)
@@ -43,7 +42,7 @@ def publication(after: Iterable[dg.AssetKey]) -> dg.AssetsDefinition:
                 brand_home.home,
                 con,
                 version=version_of(as_of.strftime("%Y%m%dT%H%M%SZ"), context.run.run_id),
-                checks=load_results(brand_home.home, context.run.run_id),
+                checks=load_results(con, run_id=context.run.run_id),
                 lineage=lineage,
                 keep=brand_home.brand.keep_versions,
             )

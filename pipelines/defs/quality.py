@@ -1,9 +1,7 @@
 """Checks between building and publishing: landing reconciles, and every expectation suite holds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import dagster as dg
 
@@ -11,8 +9,9 @@ from pipelines.defs.models import evidence_key
 from pipelines.progress import track
 from pipelines.resources import BrandHome
 from pipelines.sql_assets import key_of
-from warehouse.expectations import CheckResult, Suite, run_suite
-from warehouse.home import Home
+from cdp.errors import ConfigError
+from pipelines.check_results import save_results
+from warehouse.expectations import CheckResult, Suite, run_suites
 from warehouse.raw import reconcile
 
 RECONCILE = "landing__reconciles"
@@ -44,31 +43,55 @@ def landing_reconciles(context: dg.AssetCheckExecutionContext, brand_home: Brand
         )
 
 
-def suite_checks(suites: Sequence[Suite], made: set[dg.AssetKey]) -> dg.AssetChecksDefinition:
-    """One step that runs every suite by Great Expectations; error severity blocks publication."""
-    specs = {
-        (suite.table, check.name): dg.AssetCheckSpec(
-            check.name,
-            asset=key_of(suite.table),
-            blocking=check.severity == "error",
-            description=check.description,
+def suite_checks(suites: Sequence[Suite], makers: Sequence[dg.AssetsDefinition]) -> list[dg.AssetChecksDefinition]:
+    """A step of checks behind every step of *makers* whose tables a suite names; error severity blocks what follows.
+
+    Checks run as soon as their tables are there, so nothing is computed from a table that is known to be wrong.
+    """
+    steps = {maker.op.name: {key.to_user_string() for key in maker.keys} for maker in makers}
+    named = {key_of(table.table).to_user_string() for suite in suites for table in suite.tables}
+    if unknown := sorted(named - set().union(*steps.values())):
+        raise ConfigError(
+            f"config/expectations checks tables that nothing makes: {', '.join(unknown)}",
+            hint="mend the `table:` lines there",
+        )
+    parts = {
+        step: [
+            replace(suite, tables=tables)
+            for suite in suites
+            if (tables := tuple(table for table in suite.tables if key_of(table.table).to_user_string() in keys))
+        ]
+        for step, keys in steps.items()
+    }
+    return [_checks_behind(step, part) for step, part in parts.items() if part]
+
+
+def _checks_behind(step: str, suites: Sequence[Suite]) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(
+            check.title, asset=key_of(table.table), blocking=check.severity == "error", description=check.says
         )
         for suite in suites
-        for check in suite.checks
-        if key_of(suite.table) in made
-    }
+        for table in suite.tables
+        for check in table.checks
+    ]
 
-    @dg.multi_asset_check(name="quality", specs=list(specs.values()), pool="warehouse")
-    def quality(context: dg.AssetCheckExecutionContext, brand_home: BrandHome) -> Iterator[Any]:
-        with track(context, "quality checks") as tracker:
-            results: list[CheckResult] = []
-            for suite in suites:
-                if key_of(suite.table) not in made:
-                    continue
-                results += _run(brand_home.home, suite)
-                tracker(len(results), len(specs), suite.table)
+    @dg.multi_asset_check(name=f"check_{step}", specs=specs, pool="warehouse")
+    def checks(context: dg.AssetCheckExecutionContext, brand_home: BrandHome) -> Iterator[dg.AssetCheckResult]:
+        with track(context, f"check {step.replace('_', ' ')}") as tracker, brand_home.warehouse(context) as con:
+            results = run_suites(con, suites)
+            save_results(con, results, run_id=context.run.run_id)
             tracker.note(checks=len(results), failed=sum(not result.passed for result in results))
-            for result in results:
-                yield _result(result)
+            yield from map(_result, results)
 
-    return quality
+    return checks
+
+
+def _result(result: CheckResult) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key_of(result.table),
+        check_name=result.name,
+        passed=result.passed,
+        severity=dg.AssetCheckSeverity.ERROR if result.severity == "error" else dg.AssetCheckSeverity.WARN,
+        metadata={"observed": result.observed, "failing rows": "\n".join(result.failing_rows_sample)},
+    )

@@ -1,7 +1,5 @@
 """When the way is run: every day at 05:00, and when a file arrives."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Pull and land: one asset per stream of every configured source, one step per source."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime

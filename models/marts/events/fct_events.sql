@@ -37,7 +37,7 @@ fct_events as (
         events.properties  -- JSON object
     from events
     left join intermediate.int_people__identifier_sets as sets
-        on sets.set_key = hash(events.identifiers)
+        on sets.identifiers = events.identifiers
         and coalesce(events.event_at, events.recorded_at) >= sets.valid_from
         and coalesce(events.event_at, events.recorded_at) < sets.valid_to
     left join order_keys on order_keys.order_id = events.order_id

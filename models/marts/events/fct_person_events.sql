@@ -60,7 +60,7 @@ followed as (
         to_json({'appid': followers.appid, 'scene': followers.subscribe_scene}) as properties
     from staging.stg_followers as followers
     inner join intermediate.int_people__identifier_sets as sets
-        on sets.set_key = hash(followers.identifiers)
+        on sets.identifiers = followers.identifiers
         and followers.subscribed_at >= sets.valid_from
         and followers.subscribed_at < sets.valid_to
 ),

@@ -20,7 +20,7 @@ owned as (
         coalesce(refunds.refunded_at, orders.refunded_at) as last_refunded_at
     from staging.stg_orders as orders
     left join intermediate.int_people__identifier_sets as sets
-        on sets.set_key = hash(orders.identifiers)
+        on sets.identifiers = orders.identifiers
         and coalesce(orders.paid_at, orders.ordered_at, orders.recorded_at) >= sets.valid_from
         and coalesce(orders.paid_at, orders.ordered_at, orders.recorded_at) < sets.valid_to
     left join refunds on refunds.order_key = orders.order_key

@@ -45,7 +45,7 @@ followed as (
         bool_or(followers.is_following) as is_follower,
         min(followers.subscribed_at) as followed_at
     from staging.stg_followers as followers
-    inner join intermediate.int_people__identifier_sets as sets on sets.set_key = hash(followers.identifiers)
+    inner join intermediate.int_people__identifier_sets as sets on sets.identifiers = followers.identifiers
     where coalesce(followers.subscribed_at, followers.recorded_at) >= sets.valid_from
         and coalesce(followers.subscribed_at, followers.recorded_at) < sets.valid_to
     group by sets.one_id

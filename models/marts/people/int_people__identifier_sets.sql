@@ -2,8 +2,9 @@
 Which person a row belongs to, for every set of identifiers that rows carry: the strongest identifier that leads to a
 person decides. An identifier that had several owners over time gives several rows, one for each span.
 
-Rows find their set by `hash(identifiers)`: one small join instead of one for each kind of id.
-grain: set_key, valid_from
+Rows find their set by the list itself: one join instead of one for each kind of id. (Not by DuckDB's `hash` of it:
+of 156,745 structured keys, 14 pairs had the same.)
+grain: identifiers, valid_from
 owner: identity
 schema: intermediate
 */
@@ -13,7 +14,7 @@ with sets as (
 
 members as (
     select
-        hash(identifiers) as set_key,
+        identifiers,
         unnest(identifiers) as identifier,
         generate_subscripts(identifiers, 1) as place
     from sets
@@ -21,7 +22,7 @@ members as (
 
 owned as (
     select
-        members.set_key,
+        members.identifiers,
         members.place,
         resolved.one_id,
         coalesce(resolved.valid_from, timestamptz '-infinity') as valid_from,
@@ -35,19 +36,19 @@ owned as (
 ),
 
 strongest as (
-    select set_key, min(place) as place
+    select identifiers, min(place) as place
     from owned
-    group by set_key
+    group by identifiers
 ),
 
 int_people__identifier_sets as (
     select
-        owned.set_key,  -- hash(identifiers) of the rows it stands for
+        owned.identifiers,  -- as the rows carry them [personal]
         owned.one_id,  -- the person
         owned.valid_from,  -- UTC, included
         owned.valid_to  -- UTC, not included
     from owned
-    inner join strongest on strongest.set_key = owned.set_key and strongest.place = owned.place
+    inner join strongest on strongest.identifiers = owned.identifiers and strongest.place = owned.place
 )
 
 select * from int_people__identifier_sets

@@ -36,7 +36,7 @@ placed as (
             order by described.trust, described.updated_at desc nulls last, described.recorded_at desc, described.row_key
         ) as place
     from described
-    inner join sets on sets.set_key = hash(described.identifiers)
+    inner join sets on sets.identifiers = described.identifiers
     where coalesce(described.updated_at, described.recorded_at) >= sets.valid_from
         and coalesce(described.updated_at, described.recorded_at) < sets.valid_to
 ),

@@ -20,7 +20,7 @@ fct_group_memberships as (
         members.join_scene  -- 1 invited, 2 link, 3 QR code
     from members
     left join intermediate.int_people__identifier_sets as sets
-        on sets.set_key = hash(members.identifiers)
+        on sets.identifiers = members.identifiers
         and coalesce(members.join_at, members.recorded_at) >= sets.valid_from
         and coalesce(members.join_at, members.recorded_at) < sets.valid_to
 )

@@ -17,11 +17,11 @@ fct_referrals as (
         referrals.invited_at  -- UTC
     from referrals
     left join intermediate.int_people__identifier_sets as inviters
-        on inviters.set_key = hash(referrals.inviter_identifiers)
+        on inviters.identifiers = referrals.inviter_identifiers
         and referrals.seen_at >= inviters.valid_from
         and referrals.seen_at < inviters.valid_to
     left join intermediate.int_people__identifier_sets as invitees
-        on invitees.set_key = hash(referrals.invitee_identifiers)
+        on invitees.identifiers = referrals.invitee_identifiers
         and referrals.seen_at >= invitees.valid_from
         and referrals.seen_at < invitees.valid_to
 )

@@ -25,7 +25,7 @@ fct_relations as (
         relations.read_at  -- UTC, when this pair was read
     from relations
     left join intermediate.int_people__identifier_sets as sets
-        on sets.set_key = hash(relations.identifiers)
+        on sets.identifiers = relations.identifiers
         and coalesce(relations.added_at, relations.recorded_at) >= sets.valid_from
         and coalesce(relations.added_at, relations.recorded_at) < sets.valid_to
 )

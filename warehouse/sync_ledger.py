@@ -464,7 +464,7 @@ class SyncLedger:
         """Relations with a callback later than our last read of them."""
         rows = self.rows(
             "select distinct userid, external_userid from hints join reads using (userid, external_userid)"
-            " where hints.at >= reads.read_at"
+            " where change = 'edit_external_contact' and hints.at >= reads.read_at"
         )
         return frozenset((row["userid"], row["external_userid"]) for row in rows)
 
@@ -526,7 +526,10 @@ class SyncLedger:
 
     def hinted(self, since: datetime) -> frozenset[tuple[str, str]]:
         """Relations somebody changed by hand since then, by callbacks."""
-        rows = self.rows("select distinct userid, external_userid from hints where at >= ?", (iso(since),))
+        rows = self.rows(
+            "select distinct userid, external_userid from hints where change = 'edit_external_contact' and at >= ?",
+            (iso(since),),
+        )
         return frozenset((row["userid"], row["external_userid"]) for row in rows)
 
     def forget(self, one_id: str, *, reason: str, now: datetime) -> None:
@@ -541,6 +544,63 @@ class SyncLedger:
     def barred(self) -> frozenset[str]:
         """People who may never be tagged (deletion requests)."""
         return frozenset(row["one_id"] for row in self.rows("select one_id from tombstones"))
+
+    def waiting(self, *, now: datetime) -> list[str]:
+        """People who have a tag waiting."""
+        rows = self.rows(
+            "select distinct one_id from pending where state = 'waiting' and expires_at > ? order by one_id",
+            (iso(now),),
+        )
+        return [row["one_id"] for row in rows]
+
+    def save_pending_keys(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Replace the match keys `(key, one_id)` of people who wait."""
+        with self._write() as con:
+            con.execute("delete from pending_keys")
+            con.executemany("insert or ignore into pending_keys values (?, ?)", keys)
+
+    def waiting_for(self, keys: Sequence[str], *, now: datetime) -> tuple[str, list[str]] | None:
+        """The one person that the first telling key leads to, with the tags that wait; a key that leads to several
+        people tells nothing. None when nobody waits, or may not be tagged any more."""
+        for key in keys:
+            people = self.rows("select one_id from pending_keys where match = ?", (key,))
+            if len(people) != 1:
+                continue
+            one_id = people[0]["one_id"]
+            tags = self.rows(
+                "select key from pending where one_id = ? and state = 'waiting' and expires_at > ?"
+                " and one_id not in (select one_id from tombstones) order by key",
+                (one_id, iso(now)),
+            )
+            return (one_id, [row["key"] for row in tags]) if tags else None
+        return None
+
+    def fill_pending(self, run_id: int, *, now: datetime) -> int:
+        """Tags that a run has put on no longer wait; returns how many."""
+        with self._write() as con:
+            return con.execute(
+                "update pending set state = 'filled', changed_at = ? where state = 'waiting' and one_id in"
+                " (select one_id from ops where run_id = ? and state in ('acked', 'verified'))",
+                (iso(now), run_id),
+            ).rowcount
+
+    def added_since(self, since: str) -> list[tuple[str, str, str]]:
+        """Relations that callbacks say were added since *since* (ISO): `(userid, external_userid, at)`, in order."""
+        rows = self.rows(
+            "select userid, external_userid, at from hints where change = 'add_external_contact' and at > ?"
+            " order by at, userid, external_userid",
+            (since,),
+        )
+        return [(row["userid"], row["external_userid"], row["at"]) for row in rows]
+
+    def mark(self, name: str) -> str:
+        """A place kept between runs; "" before the first."""
+        row = self._one("select value from meta where key = ?", (name,))
+        return row["value"] if row else ""
+
+    def set_mark(self, name: str, value: str) -> None:
+        with self._write() as con:
+            con.execute("insert or replace into meta values (?, ?)", (name, value))
 
     def arms(self) -> dict[tuple[str, str], bool]:
         """(one_id, experiment) -> is control, for people whose arm was fixed by hand or by a merge."""

@@ -81,6 +81,10 @@ create table if not exists pending (
     one_id text not null, key text not null, created_at text not null, expires_at text not null, state text not null,
     changed_at text not null, primary key (one_id, key)
 ) without rowid;
+-- one row per keyed phone or unionid of a person who waits; the value itself is not here
+create table if not exists pending_keys (
+    match text not null, one_id text not null, primary key (match, one_id)
+) without rowid;
 -- one row per person who may never be tagged again
 create table if not exists tombstones (one_id text primary key, at text not null, reason text not null);
 

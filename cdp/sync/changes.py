@@ -60,7 +60,8 @@ class State:
 @dataclass(frozen=True)
 class Changes:
     """*ops*: `OPS_SCHEMA` without phases. *tags*: one row per tag with counts and waterfall. *control*: `one_id,
-    experiment, key` held back. *pending*: `one_id, key` of people who are not yet contacts."""
+    experiment, key` held back. *pending*: `one_id, key` of people who are not yet contacts, may be tagged and are in
+    no control group."""
 
     ops: pl.DataFrame
     tags: pl.DataFrame
@@ -89,7 +90,9 @@ def compute_changes(
     ops, kept = _ops(judged, removes, relations, index, max_ops)
     tags = _tag_table(index, segment, judged, base, kept, ops)
     held = segment.filter(pl.col("why") == "control").join(index.select("tag", "key"), on="tag")
-    waiting = segment.filter(pl.col("why") == "not_a_contact").join(index.select("tag", "key"), on="tag")
+    waiting = segment.filter(
+        (pl.col("why") == "not_a_contact") & pl.col("experiment").is_null() & pl.col("consent")
+    ).join(index.select("tag", "key"), on="tag")
     return Changes(
         ops=ops,
         tags=tags,
@@ -172,7 +175,7 @@ def _segment(state: State, index: pl.DataFrame, relations: pl.DataFrame) -> pl.D
         .when(pl.col("experiment").is_not_null())
         .then(pl.lit("control"))
     )
-    return segment.select("one_id", "tag", "experiment", why.alias("why")).sort("one_id", "tag")
+    return segment.select("one_id", "tag", "experiment", "consent", why.alias("why")).sort("one_id", "tag")
 
 
 def _with_control(segment: pl.DataFrame, state: State) -> pl.DataFrame:

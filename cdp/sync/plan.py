@@ -18,7 +18,7 @@ from cdp.sync.config import SyncConfig, parse_duration
 from cdp.sync.forecast import forecast
 from cdp.sync.gates import Evidence, data_gates, name_gates, ownership_gates, plan_gates, tag_gates, verdict
 from cdp.sync.library import diff, lint
-from cdp.sync.model import Forecast, Gate, GroupSpec, LibraryChange, Plan, RegisteredTag, Remote
+from cdp.sync.model import WATERFALL, Forecast, Gate, GroupSpec, LibraryChange, Plan, RegisteredTag, Remote
 
 SAMPLE = 10
 _NOT_HASHED = ("plan_id", "plan_hash")
@@ -121,6 +121,25 @@ def unit_table(ops: pl.DataFrame) -> pl.DataFrame:
         for kind, column in (("staff", "userid"), ("store", "store_id"))
     ]
     return pl.concat(parts).sort("kind", "unit")
+
+
+def ops_tag_table(ops: pl.DataFrame, register: Sequence[RegisteredTag], holders: Mapping[str, int]) -> pl.DataFrame:
+    """The table of tags of a plan that has ops but no segments (undo, pending). *holders*: tag id -> relations now."""
+    ids = {tag.key: tag for tag in register if tag.state in ("active", "draining")}
+    counts: dict[str, list[int]] = {}
+    for place, side in enumerate(("add", "remove")):
+        listed = ops.select(pl.col(side).explode(empty_as_null=True)).drop_nulls()
+        for key, count in listed.group_by(side).len().iter_rows():
+            counts.setdefault(key, [0, 0])[place] = count
+    rows = []
+    for key, (add, remove) in sorted(counts.items()):
+        tag = ids.get(key)
+        now = holders.get(tag.tag_id, 0) if tag else 0
+        facts = (key, key.split("/", 1)[0], tag.name if tag else key, now, add, remove, now + add - remove, 0)
+        rows.append((*facts, *[0] * len(WATERFALL)))
+    columns = ("key", "group", "name", "now", "add", "remove", "after", "segment", *WATERFALL)
+    schema = {name: pl.String() if name in ("key", "group", "name") else pl.Int64() for name in columns}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _forecast(inputs: Inputs, changes: Changes, library: Sequence[LibraryChange]) -> Forecast:

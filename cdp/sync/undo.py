@@ -1,4 +1,4 @@
-"""The way back: an inverse plan that restores what a run changed, where nobody has changed it since."""
+"""Plans made from ops alone: the way back from a run, and tags that waited for a person to arrive."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cdp.sync.changes import Changes
 from cdp.sync.forecast import forecast
 from cdp.sync.gates import ownership_gates, plan_gates
 from cdp.sync.ledger import Op
-from cdp.sync.model import OPS_SCHEMA, WATERFALL, Plan
+from cdp.sync.model import OPS_SCHEMA, Plan
 from cdp.sync.outcome import Pair
-from cdp.sync.plan import Inputs, assemble, unit_table
+from cdp.sync.pending import only_ops
+from cdp.sync.plan import Inputs, assemble, ops_tag_table, unit_table
 
 
 @dataclass(frozen=True)
@@ -42,41 +42,39 @@ def undo_plan(
             left += 1
     frame = pl.DataFrame(rows, schema=OPS_SCHEMA, orient="row").sort("userid", "external_userid")
     frame = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("seq"))
-    tags = _tag_table(inputs, frame, found, ids)
-    nobody = pl.DataFrame(schema={"one_id": pl.String, "experiment": pl.String, "key": pl.String})
-    changes = Changes(frame, tags, nobody, nobody.select("one_id", "key"))
-    units = unit_table(frame)
+    holders: dict[str, int] = {}
+    for held_tags in found.values():
+        for tag in held_tags:
+            holders[tag] = holders.get(tag, 0) + 1
+    plan = _ops_plan(inputs, frame, holders, relations=len(found), kind="undo", undoes=run_of)
+    return Undone(plan, left, gone)
+
+
+def pending_plan(inputs: Inputs, ops: pl.DataFrame) -> Plan:
+    """The plan that puts waiting tags on new relations (`OPS_SCHEMA`)."""
+    return _ops_plan(inputs, ops, {}, relations=ops.height, kind="pending")
+
+
+def _ops_plan(
+    inputs: Inputs,
+    ops: pl.DataFrame,
+    holders: Mapping[str, int],
+    *,
+    relations: int,
+    kind: str,
+    undoes: str | None = None,
+) -> Plan:
+    """A plan of *ops* with the gates that need no segments. *relations*: how many a verification would read."""
+    tags, units = ops_tag_table(ops, inputs.register, holders), unit_table(ops)
     cost = forecast(
         inputs.config.limits,
-        ops=frame.height,
-        touched_staff=frame["userid"].n_unique(),
-        touched_relations=len(found),
+        ops=ops.height,
+        touched_staff=ops["userid"].n_unique(),
+        touched_relations=relations,
         library_calls=0,
         call_ms=inputs.call_ms or inputs.config.limits.assumed_call_ms,
         now=inputs.now,
         timezone=inputs.timezone,
     )
     gates = [*ownership_gates(inputs.register, inputs.remote), *plan_gates(inputs.config, tags, units, cost)]
-    return Undone(assemble(inputs, changes, (), gates, cost, units, kind="undo", undoes=run_of), left, gone)
-
-
-def _tag_table(
-    inputs: Inputs, ops: pl.DataFrame, found: Mapping[Pair, frozenset[str]], ids: Mapping[str, str]
-) -> pl.DataFrame:
-    adds = dict(ops.select(pl.col("add").explode(empty_as_null=True)).drop_nulls().group_by("add").len().iter_rows())
-    removes = dict(
-        ops.select(pl.col("remove").explode(empty_as_null=True)).drop_nulls().group_by("remove").len().iter_rows()
-    )
-    holders: dict[str, int] = {}
-    for held in found.values():
-        for tag in held:
-            holders[tag] = holders.get(tag, 0) + 1
-    names = {tag.key: tag.name for tag in inputs.register}
-    rows = []
-    for key in sorted(adds.keys() | removes.keys()):
-        now, add, remove = holders.get(ids.get(key, ""), 0), adds.get(key, 0), removes.get(key, 0)
-        after = now + add - remove
-        rows.append((key, key.split("/", 1)[0], names.get(key, key), now, add, remove, after, 0, *[0] * len(WATERFALL)))
-    columns = ("key", "group", "name", "now", "add", "remove", "after", "segment", *WATERFALL)
-    schema = {name: pl.String() if name in ("key", "group", "name") else pl.Int64() for name in columns}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return assemble(inputs, only_ops(ops, tags), (), gates, cost, units, kind=kind, undoes=undoes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,6 +14,7 @@ import polars as pl
 from cdp.errors import CdpError, ConfigError
 from cdp.streams import Batch, SourceCheck, Stream
 from connectors.wecom import parse, streams
+from connectors.wecom.callbacks import CALLBACKS_STREAM, read_callbacks
 from connectors.wecom.client import BATCH_STAFF, Limits, WeComClient
 from connectors.wecom.replies import WeComError
 
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
     from connectors.settings import WeComSource
 
 ROWS_PER_BATCH = 20_000
+CALLBACKS_FOLDER = Path("data", "collected", "wecom_callbacks")  # in the home; the collector writes there
 MASKED = ("unionid", "name", "avatar", "remark", "description", "remark_mobiles")
 
 
 def build(context: SourceContext) -> WeComConnector:
     """The connector of a configured source. Raises `ConfigError` when its secret is not set; connects to nothing."""
     client = client_of(context.settings, root=context.root, environment=context.environment, where=context.name)
-    return WeComConnector(client, only=context.settings.streams)
+    return WeComConnector(client, only=context.settings.streams, callbacks=context.root / CALLBACKS_FOLDER)
 
 
 def client_of(
@@ -67,13 +70,16 @@ def client_of(
 class WeComConnector:
     """Reads one corp through one app.
 
-    Every stream is pulled in full. `relations` keeps its place (staff list, chunk, cursor) after each batch, so that an
-    interrupted pull goes on where it stopped; the place is dropped when the staff list has changed meanwhile, or when
-    WeCom refuses the saved cursor.
+    Every stream is pulled in full, but for `callbacks`, which are what the collector has stored since. `relations`
+    keeps its place (staff list, chunk, cursor) after each batch, so that an interrupted pull goes on where it stopped;
+    the place is dropped when the staff list has changed meanwhile, or when WeCom refuses the saved cursor.
     """
 
-    def __init__(self, client: WeComClient, *, only: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, client: WeComClient, *, only: Sequence[str] | None = None, callbacks: Path = CALLBACKS_FOLDER
+    ) -> None:
         self._client = client
+        self._callbacks = callbacks
         self._only = None if only is None else set(only)
 
     def streams(self) -> tuple[Stream, ...]:
@@ -83,6 +89,8 @@ class WeComConnector:
         """Batches of *stream*; the last one of a clean pull is complete. Raises `WeComError`."""
         if stream.name == streams.RELATIONS.name:
             yield from self._relations(stream, state)
+        elif stream.name == CALLBACKS_STREAM.name:
+            yield from read_callbacks(self._callbacks, self._client.corpid, state)
         else:
             yield getattr(self, f"_{stream.name}")(stream)
 

@@ -1,4 +1,4 @@
-"""What the WeCom source gives, stream by stream. All are snapshots: a clean pull holds everything that exists.
+"""What the WeCom source gives, stream by stream. Pulled ones are snapshots: a clean pull holds everything there is.
 
 One row of `relations` is one (staff, customer) pair: WeCom keeps remarks, tags and the time of adding per pair, not per
 customer. Instants are UTC. Source: the customer-contact interfaces (客户联系) of the WeCom API.
@@ -7,6 +7,7 @@ customer. Instants are UTC. Source: the customer-contact interfaces (客户联�
 from __future__ import annotations
 
 from cdp.streams import Column, Stream
+from connectors.wecom.callbacks import CALLBACKS_STREAM
 
 FAMILY = "wecom"
 
@@ -93,4 +94,4 @@ GROUP_MEMBERS = _stream(
     Column("name", sensitivity="personal"),
 )
 
-STREAMS: tuple[Stream, ...] = (STAFF, RELATIONS, TAGS, GROUP_CHATS, GROUP_MEMBERS)
+STREAMS: tuple[Stream, ...] = (STAFF, RELATIONS, TAGS, GROUP_CHATS, GROUP_MEMBERS, CALLBACKS_STREAM)

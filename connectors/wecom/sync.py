@@ -118,8 +118,9 @@ def _apply(plan: ApprovedPlan, session: Session, lease: Lease, run_id: int) -> A
     library = apply_library(session.client, session.ledger, plan.library, now=session.now, group_orders=orders)
     if steps:
         steps(len(plan.library), len(plan.library))
-    session.ledger.hold_control(plan.control, now=session.now())
-    session.ledger.set_pending(plan.pending, expires=session.config.pending.expires, now=session.now())
+    if plan.summary["kind"] == "sync":
+        session.ledger.hold_control(plan.control, now=session.now())
+        session.ledger.set_pending(plan.pending, expires=session.config.pending.expires, now=session.now())
     canary = None
     sent = SendReport()
     if plan.summary["canary"]:

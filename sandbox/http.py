@@ -36,6 +36,7 @@ class Call:
     address: str
     owner: Any = None
     fault_in_body: int = 0
+    arrived: float = 0.0  # monotonic
 
     @property
     def state(self) -> State:
@@ -250,9 +251,10 @@ class Application:
         host, path, endpoint = route
         world = self.world
         world.requests += 1
-        started = time.monotonic() - self.epoch
+        arrived = time.monotonic()
+        started = arrived - self.epoch
         client = tuple(scope.get("client") or ("127.0.0.1", 0))
-        call = Call(world, path, query, {}, _address(scope, client))
+        call = Call(world, path, query, {}, _address(scope, client), arrived=arrived)
         code: int | None = 0
         body: dict[str, Any] = {}
         faults: list[Fault] = []
@@ -308,8 +310,8 @@ class Application:
         held = self._claim(endpoint, call)
         try:
             latency = settings["latency_ms"].get(call.path, settings["latency_ms"]["default"])
-            if latency:
-                await asyncio.sleep(latency / 1000)
+            if latency:  # counted from the arrival of the call, so that a call takes what was asked for
+                await asyncio.sleep(max(0.0, call.arrived + latency / 1000 - time.monotonic()))
             body = self._run(endpoint, call, drop=any(fault.kind == "drop" for fault in faults))
         finally:
             self.world.held.difference_update(held)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from sandbox.server import RunningServer
-from tests.sandbox.corp import CUSTOMERS, STAFF, Corp, customer
+from sandbox.server import RunningServer, start
+from sandbox.state import create
+from tests.sandbox.corp import CUSTOMERS, STAFF, Corp, customer, write_corp
 
 
 def test_batch_gives_one_row_per_pair_and_every_pair_once(corp: Corp) -> None:
@@ -141,3 +143,26 @@ def test_behaviour_has_a_time_range(corp: Corp) -> None:
     path, now = "externalcontact/get_user_behavior_data", 1_800_000_000
     wide = {"userid": STAFF[:2], "start_time": now - 40 * 86400, "end_time": now}
     assert corp.post(path, wide)["errcode"] == 600018
+
+
+def test_get_pages_beyond_five_hundred_followers(tmp_path: Path) -> None:
+    path = write_corp(tmp_path / "wecom.sqlite")
+    con = create(path)
+    con.execute("begin")
+    con.executemany(
+        "insert into staff (userid, name) values (?, '临时')", [(f"temp{number:04d}",) for number in range(600)]
+    )
+    con.executemany(
+        "insert into relations (userid, external_userid, createtime) values (?, ?, 1700000000)",
+        [(f"temp{number:04d}", customer(7)) for number in range(600)],
+    )
+    con.execute("commit")
+    con.close()
+    with start(path) as server:
+        corp = Corp(server)
+        first = corp.get("externalcontact/get", external_userid=customer(7))
+        second = corp.get("externalcontact/get", external_userid=customer(7), cursor=first["next_cursor"])
+        assert len(first["follow_user"]) == 500
+        assert len(second["follow_user"]) == 102
+        assert "next_cursor" not in second
+        corp.http.close()

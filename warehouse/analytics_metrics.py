@@ -11,7 +11,9 @@ import polars as pl
 from cdp.metrics.config import MetricsConfig
 from cdp.metrics.decomposition import lmdi
 from warehouse.analytics_attribution import attribution_tables
+from warehouse.analytics_business import business_tables
 from warehouse.analytics_common import MARTS, Table, business_cut, frame, view_of, write_marts
+from warehouse.analytics_products import product_tables
 from warehouse.analytics_referral import referral_tables
 
 FACTORS = ("seeds", "referral_multiple", "buyer_share", "orders_per_buyer", "net_per_order")
@@ -38,6 +40,8 @@ def build_metrics(
             Table("fct_first_order_conversion", first_order_sql(metrics), *_FIRST_TEXT),
             *attribution_tables(con, metrics.attribution),
             *referral_tables(con, metrics.referral),
+            *business_tables(con, metrics),
+            *product_tables(con, metrics.next_best),
         ]
         return MetricsReport(write_marts(con, tables))
 

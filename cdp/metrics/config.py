@@ -109,18 +109,25 @@ class ReferralConfig(Strict):
 
 
 class CommunityConfig(Strict):
-    """Roles in groups (社群): *core_days* active days of the last *window_days* make a core member."""
+    """Roles in groups (社群): *core_days* active days of the last *window_days* make a core member. *events*: event
+    names that count as activity, all tracked ones when empty."""
 
     window_days: int = Field(30, ge=1)
     core_days: int = Field(8, ge=1)
+    events: tuple[str, ...] = ()
 
 
 class NextBestConfig(Strict):
-    """Next best product. *per_person*: how many are kept; *neighbours*: how many similar items each item keeps."""
+    """Next best product. *per_person*: how many are kept; *neighbours*: similar products each product keeps;
+    *recent_items*: a person's newest products that count; *basket_limit*: products of one basket or session that
+    count; *min_support*: baskets two products must share."""
 
     per_person: int = Field(3, ge=1, le=50)
-    neighbours: int = Field(50, ge=1)
+    neighbours: int = Field(20, ge=1)
+    recent_items: int = Field(5, ge=1)
+    basket_limit: int = Field(20, ge=2)
     min_support: int = Field(2, ge=1)
+    window_days: int = Field(180, ge=1)
     hold_out_days: int = Field(30, ge=1)
     exclude_bought: bool = True
 

@@ -276,8 +276,18 @@ def rows_sql(group: Group, *, marts: str, cut: str) -> str | None:
             f"where {_before(table, group.where, group.window, cut)} group by one_id)"
         )
     if isinstance(group, ImportGroup):
-        value = _named("cast(value as text)", group.names)
-        return f"select one_id, min({value}) as value, 1 as rank from {marts}.{table_of(group.source)} group by one_id"
+        value = _named(f"cast({group.value} as text)", group.names)
+        table = f"{marts}.{table_of(group.source)}"
+        if group.exclusive:
+            order = group.rank or value
+            return (
+                f"select one_id, arg_min({value}, ({order}, {value})) as value, 1 as rank from {table} group by one_id"
+            )
+        order = f"{group.rank}, {value}" if group.rank else value
+        return (
+            f"select one_id, {value} as value, row_number() over (partition by one_id order by {order}) as rank"
+            f" from (select distinct * from {table})"
+        )
     if isinstance(group, ManualGroup):
         return "select null::text as one_id, null::text as value, 1 as rank where false"
     return None

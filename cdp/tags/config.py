@@ -255,10 +255,13 @@ class ModelGroup(Group):
 
 
 class ImportGroup(Group):
-    """Values another system gives: a table with `one_id`, `value` and optionally `updated_at`."""
+    """Values another system or step gives: a mart with `one_id`, the column *value*, and optionally *rank*. Without the
+    table there are no values."""
 
     kind: Literal["import"]
     source: str
+    value: str = "value"
+    rank: str | None = None
     names: dict[str, Name] = {}
 
 

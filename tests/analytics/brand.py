@@ -120,6 +120,7 @@ def build_marts(con: duckdb.DuckDBPyConnection, *, people: int, seed: int, as_of
             "one_id": [ids[i] for i in in_group],
             "chat_id": [f"chat{i % 5}" for i in in_group],
             "corpid": ["corp"] * len(in_group),
+            "member_id": [ids[i] for i in in_group],
             "joined_at": [joined[i] + timedelta(hours=3) for i in in_group],
             "member_type": [2] * len(in_group),
         }

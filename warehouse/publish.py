@@ -130,18 +130,14 @@ def publish(
 def current(home: Home) -> Published:
     """The version readers get now. Raises `ConfigError` when nothing has been published yet."""
     pointer = home.published / "current.json"
-    try:
-        version = json.loads(pointer.read_text(encoding="utf-8"))["version"]
-    except FileNotFoundError as error:
-        raise ConfigError("nothing has been published yet", hint="`cdp run` builds, checks and publishes") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise FatalError(f"{pointer} cannot be read", hint="`cdp publish rollback` writes it anew") from error
-    return _manifest(home.published / f"marts-{version}.json")
+    if not pointer.exists():
+        raise ConfigError("nothing has been published yet", hint="`cdp run` builds, checks and publishes")
+    return _manifest(pointer)
 
 
 def versions(home: Home) -> list[Published]:
     """Every complete version, the newest first."""
-    found = [_manifest(path) for path in home.published.glob("marts-*.json")]
+    found = _manifests(home.published)
     complete = [item for item in found if item.path.exists()]
     return sorted(complete, key=lambda item: (item.published_at, item.version), reverse=True)
 
@@ -301,8 +297,7 @@ def _point(folder: Path, target: Published) -> None:
 
 
 def _prune(folder: Path, keep: int, *, current: str) -> None:
-    found = [_manifest(path) for path in folder.glob("marts-*.json")]
-    newest = sorted(found, key=lambda item: (item.published_at, item.version), reverse=True)
+    newest = sorted(_manifests(folder), key=lambda item: (item.published_at, item.version), reverse=True)
     for old in [item for item in newest[keep:] if item.version != current]:
         # manifest first: a version without one is incomplete, so a crash here leaves no half version behind
         (folder / f"marts-{old.version}.json").unlink(missing_ok=True)
@@ -321,19 +316,25 @@ def _sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _manifests(folder: Path) -> list[Published]:
+    found = []
+    for path in folder.glob("marts-*.json"):
+        with suppress(FileNotFoundError):  # pruned meanwhile
+            found.append(_manifest(path))
+    return found
+
+
 def _manifest(path: Path) -> Published:
+    """One version as its manifest, or the pointer (which is a copy of it), tells it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         for key in ("published_at", "as_of"):
             data[key] = datetime.fromisoformat(data[key])
         return Published(**data, folder=path.parent)
-    except FileNotFoundError as error:
-        raise FatalError(
-            f"the version that readers should get has no {path.name}",
-            hint="`cdp publish rollback` takes the one before",
-        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise FatalError(f"{path} cannot be read: {error}", hint="remove it and publish again") from error
+        raise FatalError(
+            f"{path} cannot be read: {error}", hint="`cdp publish rollback VERSION` writes the pointer anew"
+        ) from error
 
 
 def _fields(item: Published) -> dict[str, Any]:

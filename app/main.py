@@ -15,6 +15,7 @@ from app import (
     home_cli,
     operations_cli,
     run_cli,
+    sandbox_cli,
     source_cli,
     sql_cli,
     sync_cli,
@@ -56,6 +57,9 @@ app.add_typer(source_cli.app, name="source", help="sources: list, check, status"
 app.add_typer(tags_cli.app, name="tags", help="tags: plan, show, explain, health")
 app.add_typer(funnel_cli.app, name="funnel", help="funnels: run, show")
 app.add_typer(sql_cli.publish_app, name="publish", help="published versions: list, rollback")
+app.add_typer(
+    sandbox_cli.app, name="sandbox", help="practice: a WeCom with trouble on demand, a brand with known truth"
+)
 app.add_typer(sync_cli.app, name="sync", help="tags to WeCom: plan, review, apply, verify")
 
 

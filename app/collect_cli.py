@@ -11,7 +11,8 @@ import typer
 from app import context
 from app.context import console
 from cdp.errors import ConfigError
-from connectors.collector.server import Collector, Folders, serve
+from connectors.collector.collector import Collector, Folders
+from connectors.collector.server import serve
 from connectors.collector.settings import CollectorConfig
 from connectors.settings import SourcesConfig, WeComSource, resolve
 from connectors.wecom.callbacks import CallbackError, CallbackReceiver

@@ -127,19 +127,23 @@ def dumps(value: Any) -> bytes:
 
 
 def accept(items: Sequence[Any], read: Callable[[Any], Mapping[str, Any]], *, limit: int) -> Received:
-    """Each of *items* through *read* to a line; one *read* raises `ValueError` on, or over *limit*, is refused."""
+    """Each of *items* through *read* to a line; one *read* raises `ValueError` on, or over *limit*, is refused.
+
+    Raises `BodyError` when one is nested too deeply to be written down at all.
+    """
     lines: list[bytes] = []
     refused: list[Refused] = []
-    for index, item in enumerate(items):
-        try:
-            line = dumps(read(item))
-            if len(line) > limit:
-                raise ValueError(f"the event has {len(line)} bytes; the limit is {limit}")
-            lines.append(line)
-        except ValueError as error:
-            refused.append(Refused(index, str(error), dumps(item)))
-        except RecursionError:
-            refused.append(Refused(index, "the event is nested too deeply", b"null"))
+    try:
+        for index, item in enumerate(items):
+            try:
+                line = dumps(read(item))
+                if len(line) > limit:
+                    raise ValueError(f"the event has {len(line)} bytes; the limit is {limit}")
+                lines.append(line)
+            except ValueError as error:
+                refused.append(Refused(index, str(error), dumps(item)))
+    except RecursionError as error:
+        raise BodyError("malformed", "an event is nested too deeply") from error
     return Received(b"".join(line + b"\n" for line in lines), len(lines), tuple(refused))
 
 

@@ -8,12 +8,14 @@ form under another content type, so the type is not looked at. Source: 数据接
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
 from connectors.collector.bodies import BodyError, Limits, Received, accept, dumps, gunzip, java_hash, loads, unbase64
 
+_MILLISECONDS = re.compile(r"^\d+(\.\d+)?$")
 ENCRYPTED = {"9", "13"}  # `gzip` values of SDKs with encryption switched on
 
 
@@ -87,7 +89,7 @@ def _check(item: Any) -> None:
         raise ValueError("neither `distinct_id` nor `identities` says whose event it is")
     if kind.startswith("track") and not (isinstance(item.get("event"), str) and item["event"]):
         raise ValueError("`event` is missing")
-    if not str(item.get("time") or "").isdigit():
+    if not _MILLISECONDS.match(str(item.get("time"))):
         raise ValueError("`time` is missing or not in milliseconds")
     if not isinstance(item.get("properties", {}), Mapping):
         raise ValueError("`properties` is not a JSON object")

@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 import orjson
 
-from connectors.collector.server import REJECTS, Collector, Folders, http_server, serve
+from connectors.collector.collector import REJECTS, Collector, Folders
+from connectors.collector.server import http_server, serve
 from connectors.collector.settings import CollectorConfig
 from connectors.wecom.callbacks import CallbackError, CallbackReceiver
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from cdp.errors import FatalError
-from connectors.collector import server
+from connectors.collector import endpoints, segment, server
+from connectors.collector.collector import Collector
 from connectors.collector.settings import CollectorConfig
 from tests.collector.running import folders, lines_of
 
 MESSAGE = {"type": "track", "event": "E", "userId": "M1"}
 
 
-def run(root: Path, work: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+def run(root: Path, work: Callable[[httpx.AsyncClient], Awaitable[None]], keys: Sequence[str] = ()) -> None:
     """*work* with a client of a collector over *root*, which is closed afterwards."""
 
     async def main() -> None:
-        collector = server.Collector(CollectorConfig(), folders(root))
+        collector = Collector(CollectorConfig(), folders(root), frozenset(keys))
         transport = httpx.ASGITransport(server.create_app(collector))
         async with httpx.AsyncClient(transport=transport, base_url="http://collector") as client:
             await work(client)
@@ -51,7 +52,7 @@ def test_a_full_disk_is_told_and_nothing_refused_is_kept(tmp_path: Path, monkeyp
 
 
 def test_a_body_that_stops_half_way_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_READ_SECONDS", 0.05)
+    monkeypatch.setattr(endpoints, "READ_SECONDS", 0.05)
 
     async def endless() -> AsyncIterator[bytes]:
         yield b"{"
@@ -75,8 +76,36 @@ def test_a_request_given_up_by_its_sender_harms_nobody(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_a_fault_of_our_own_is_logged_without_what_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("13800000001")
+
+    monkeypatch.setattr(segment, "body", broken)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        reply = await client.post("/v1/track", json=MESSAGE)
+        assert (reply.status_code, reply.json()["code"]) == (500, "internal")
+
+    run(tmp_path, work)
+    assert "RuntimeError" in caplog.text
+    assert "13800000001" not in caplog.text
+
+
+def test_who_has_no_key_cannot_fill_the_disk(tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        for key, status in (("", 400), ("key-1", 400)):
+            assert (await client.post(f"/v1/track?writeKey={key}", content=b"{no json")).status_code == status
+        odd = b'{"writeKey": "\\ud83d", "type": "track", "event": "E", "userId": "M1"}'
+        assert (await client.post("/v1/track", content=odd)).status_code == 401
+
+    run(tmp_path, work, keys=["key-1"])
+    assert len(lines_of(tmp_path, "rejects")) == 1
+
+
 def test_a_taken_port_or_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    collector = server.Collector(CollectorConfig(), folders(tmp_path))
+    collector = Collector(CollectorConfig(), folders(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FatalError, match="cannot listen"):
         server.serve(collector, host="127.0.0.1", port=taken.getsockname()[1])
     (tmp_path / "data" / "collected" / "sensors" / "ab.open").mkdir(parents=True)

@@ -144,9 +144,9 @@ def column_lineage(graph: ModelGraph, name: str, schema: Schema) -> dict[str, li
     *schema* is what `check_models` returned. A column made from no other (a constant, a count) has an empty list.
     """
     model = graph[name]
-    mapping = _mapping(schema)
+    mapping = _mapping({needed: schema[needed] for needed in model.depends})
     query = _aligned(qualify(model.tree(), schema=mapping, dialect=DIALECT))
-    nodes = lineage(None, query, mapping, dialect=DIALECT)
+    nodes = lineage(None, query, mapping, dialect=DIALECT, trim_selects=False, copy=False)
     return {column.name: _sources(nodes[column.name]) for column in model.columns}
 
 

@@ -11,6 +11,8 @@ from pipelines.resources import BrandHome
 from pipelines.sql_assets import model_graph
 from warehouse.models import check_models, column_lineage
 from warehouse.publish import publish
+from warehouse.sync_export import export_activation
+from warehouse.sync_ledger import SyncLedger
 
 PUBLISHED = dg.AssetKey(["published", "marts"])
 
@@ -37,6 +39,8 @@ def publication(after: Iterable[dg.AssetKey]) -> dg.AssetsDefinition:
             graph = model_graph()
             schema = check_models(graph, con)
             lineage = {name: column_lineage(graph, name, schema) for name in graph.select("marts")}
+            with SyncLedger(brand_home.home.sync_ledger) as ledger:
+                export_activation(con, ledger)
             as_of = brand_home.as_of(context)
             done = publish(
                 brand_home.home,

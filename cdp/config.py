@@ -76,6 +76,11 @@ def _fault(file: str, data: CommentedMap, model: type[BaseModel], item: Any) -> 
     if item["type"] == "extra_forbidden":
         names = _valid_names(model, path[:-1])
         message = f"unknown key `{path[-1]}`" + nearest(str(path[-1]), names)
+    elif item["type"] == "union_tag_invalid":
+        expected = [part.strip("'") for part in str(item["ctx"]["expected_tags"]).split(", ")]
+        tag, found = str(item["ctx"]["discriminator"]).strip("'"), item["ctx"]["tag"]
+        line, where = line_of(data, [*path, tag]), f"{where}.{tag}"
+        message = f"expected one of {', '.join(expected)}; found `{found}`" + nearest(str(found), expected)
     elif item["type"] in ("literal_error", "enum"):
         expected = [part.strip("'") for part in str(item["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
         message = f"expected one of {', '.join(expected)}; found `{found}`" + nearest(str(found), expected)

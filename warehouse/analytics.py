@@ -9,7 +9,15 @@ from warehouse.analytics_funnel_reports import funnel_chart, run_published, stor
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
 from warehouse.analytics_ltv import LtvReport, build_ltv
 from warehouse.analytics_metrics import MetricsReport, build_metrics
-from warehouse.analytics_tag_reports import Explanation, PlanRow, explain_tag, health_rows, plan_tags
+from warehouse.analytics_tag_reports import (
+    Explanation,
+    PlanRow,
+    Restatement,
+    explain_tag,
+    health_rows,
+    plan_tags,
+    replay_tags,
+)
 from warehouse.analytics_tags import TagReport, build_tags, check_tags, set_manual_tag
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "LtvReport",
     "MetricsReport",
     "PlanRow",
+    "Restatement",
     "TagReport",
     "build_funnels",
     "build_ltv",
@@ -29,6 +38,7 @@ __all__ = [
     "funnel_chart",
     "health_rows",
     "plan_tags",
+    "replay_tags",
     "run_published",
     "set_manual_tag",
     "stored_steps",

@@ -5,6 +5,7 @@ Everything here reads the published version (or any connection with the marts) a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,11 @@ from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.tags import compile as compiled
 from cdp.tags.config import Group, RuleGroup, StageGroup, TagsConfig, TierGroup
+from warehouse.analytics_common import MARTS, business_cut
 from warehouse.analytics_tags import new_values_sql, prepare
+
+# Columns of the features that come from a model fitted anew each day.
+_OF_MODELS = {"p_alive", "exp_orders_90", "exp_orders_365", "pred_net_365", "ltv_total"}
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,55 @@ def _inputs(con: duckdb.DuckDBPyConnection, group: Group, one_id: str, tags: Tag
         return ()
     row = con.execute(f"select {', '.join(ordered)} from temp.tag_base where one_id = ?", [one_id]).fetchall()[0]
     return tuple(zip(ordered, row, strict=True))
+
+
+@dataclass(frozen=True)
+class Restatement:
+    """One difference between what the history holds for a day and what the data says about it now."""
+
+    one_id: str
+    tag_group: str
+    value: str
+    in_history: bool
+
+
+def replay_tags(
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, model_sql: str, *, as_of: datetime, timezone: str
+) -> tuple[list[Restatement], tuple[str, ...]]:
+    """Compute the tags of an earlier day again from today's data and compare them with the history.
+
+    *model_sql*: the text of the model `fct_person_features`. Returns the differences, which late events made, in a fixed
+    order (none on unchanged data), and the groups left out because they read a model that is not kept per day.
+    Writes nothing but temp tables.
+    """
+    cut = business_cut(con, as_of, timezone)
+    now = con.execute("select getvariable('as_of')").fetchall()[0][0]
+    con.execute("set variable as_of = ?::timestamptz", [as_of])
+    qualified = re.sub(r"(?<![.\w])marts[.]", f"{MARTS}.", model_sql)
+    con.execute(f"create or replace temp table replay_features as {qualified}")
+    con.execute("set variable as_of = ?::timestamptz", [now])
+    reads = compiled.lineage(tags)
+    skipped = tuple(name for name, columns in reads.items() if any(c.split(".")[-1] in _OF_MODELS for c in columns))
+    kept = TagsConfig(scores=tags.scores, tag_groups=tuple(g for g in tags.tag_groups if g.id not in skipped))
+    prepare(con, kept, cut=cut.at, features="temp.replay_features")
+    found: list[Restatement] = []
+    for group in kept.tag_groups:
+        rows = con.execute(
+            f"""
+            with fresh as (select one_id, value, rank from ({new_values_sql(group)})),
+            stored as (
+                select one_id, value, rank from activation.tag_history
+                where tag_group = $grp and valid_from <= $cut and (valid_to is null or valid_to > $cut)
+            )
+            select one_id, value, true from stored anti join fresh using (one_id, value, rank)
+            union all
+            select one_id, value, false from fresh anti join stored using (one_id, value, rank)
+            order by 1, 2, 3
+            """,
+            {"grp": group.id, "cut": cut.at},
+        ).fetchall()
+        found += [Restatement(one_id, group.id, value, in_history) for one_id, value, in_history in rows]
+    return found, skipped
 
 
 def health_rows(con: duckdb.DuckDBPyConnection, *, marts: str = "marts") -> Sequence[tuple[Any, ...]]:

@@ -138,13 +138,16 @@ def mart_columns(con: duckdb.DuckDBPyConnection, marts: str = MARTS) -> dict[str
 
 
 def prepare(
-    con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, cut: datetime, marts: str = MARTS
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, cut: datetime, marts: str = MARTS, features: str | None = None
 ) -> dict[str, list[float]]:
-    """Make temp table `tag_wide`: one row per person, one column per group over features. Returns the thresholds."""
+    """Make temp table `tag_wide`: one row per person, one column per group over features. Returns the thresholds.
+
+    *features*: another relation with the columns of `fct_person_features`.
+    """
     check_tags(con, tags, marts=marts)
     con.execute("set variable tag_cut = ?::timestamptz", [cut])
     thresholds: dict[str, list[float]] = {}
-    source = f"{marts}.fct_person_features"
+    source = features or f"{marts}.fct_person_features"
     wanted = compiled.quantiles_of(tags)
     for item in wanted:
         if item.kind == "score":
@@ -278,7 +281,7 @@ def _apply(
         reports.append(report)
         added += rows
     added += _close_dropped_groups(con, tags, run, cut)
-    if same and added == 0:
+    if same and added == 0 and _statuses(con, int(last[0][0])) == {r.tag_group: r.status for r in reports}:
         return int(last[0][0]), reports, 0
     con.execute("insert into activation.tag_runs values (?, ?, ?)", [run, cut, definition])
     for report in reports:
@@ -304,6 +307,11 @@ def _apply(
                 [run, report.tag_group, item.metric, item.value, item.low, item.high, item.severity, item.passed],
             )
     return run, reports, added
+
+
+def _statuses(con: duckdb.DuckDBPyConnection, run: int) -> dict[str, str]:
+    """Tag group -> status of run *run*."""
+    return dict(con.execute("select tag_group, status from activation.tag_group_runs where run = ?", [run]).fetchall())
 
 
 def _apply_group(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sandbox.brand import commerce, files, names, records, tracking, wecom_state
+from sandbox.brand import chats, commerce, files, names, records, tracking, wecom_relations, wecom_state
 from sandbox.brand import people as crowd
 from sandbox.brand.ids import Floats, gather, numbered
 from sandbox.brand.truth import Evidence
@@ -59,14 +59,15 @@ def generate(
     for folder in ("events", "exports", "lists", "truth"):
         shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir(parents=True, exist_ok=True)
-    streams = np.random.SeedSequence(seed).spawn(8)
+    streams = np.random.SeedSequence(seed).spawn(9)
     rng = [np.random.default_rng(stream) for stream in streams]
     time = crowd.calendar(as_of)
     stage(f"{people:,} people")
     folk = crowd.make_people(rng[0], people, seed, time)
     products = commerce.make_products(rng[1])
     purchases, rate, dropout = commerce.make_purchases(rng[1], folk, products, time)
-    relations = wecom_state.make_relations(rng[2], folk, time)
+    relations = wecom_relations.make_relations(rng[2], folk, time)
+    groups = chats.make_groups(rng[2], folk, time)
     evidence = _evidence(folk)
     stage(f"{len(purchases):,} orders, {len(relations.account):,} relations")
     devices = tracking.make_devices(rng[3], folk)
@@ -87,7 +88,9 @@ def generate(
     ]
     records.write_database(out / "brand.sqlite", tables)
     stage("wecom.sqlite")
-    wecom_state.write_state(out / "wecom.sqlite", rng[5], folk, relations, evidence, time)
+    wecom_state.write_state(out / "wecom.sqlite", rng[5], folk, relations, groups, evidence, time)
+    stage("chats")
+    chat_lines = chats.write_chats(out / "events" / "chat", rng[8], folk, groups, relations, evidence, time)
     stage("exports and lists")
     files.write_taobao(out / "exports" / "taobao_orders.csv", rng[6], folk, products, purchases, evidence, time)
     files.write_douyin(out / "exports" / "douyin_orders.csv", rng[6], folk, products, purchases, evidence)
@@ -103,7 +106,7 @@ def generate(
         members=int(folk.is_member.sum()),
         relations=len(relations.account),
         orders=len(purchases),
-        lines=lines,
+        lines={**lines, "chat": chat_lines},
         identifiers=identifiers,
         seconds=round(clock.monotonic() - began, 1),
     )
@@ -142,7 +145,7 @@ def _write_truth(
     folder: Path,
     folk: crowd.People,
     purchases: commerce.Purchases,
-    relations: wecom_state.Relations,
+    relations: wecom_relations.Relations,
     evidence: Evidence,
     rates: tuple[Floats, Floats],
 ) -> int:
@@ -156,7 +159,7 @@ def _write_truth(
             "external_userid": gather(folk.external_userid, relations.account),
             "person_id": folk.account_person[relations.account],
             "added_at": _instant(relations.at),
-            "state": gather(pl.Series(wecom_state.channel_ids(folk)), relations.channel, relations.channel >= 0),
+            "state": gather(pl.Series(wecom_relations.channel_ids(folk)), relations.channel, relations.channel >= 0),
             "status": relations.status,
         }
     ).with_columns(channel_id=pl.col("state")).write_parquet(folder / "relations.parquet")
@@ -207,7 +210,7 @@ def _orders(purchases: commerce.Purchases) -> pl.DataFrame:
             "paid_at": _instant(purchases.paid_at),
             "amount": commerce.money(purchases.paid),
             "refund_amount": commerce.money(purchases.refund),
-            "attributable": purchases.member | (purchases.account >= 0) | (purchases.platform == commerce.TAOBAO),
+            "attributable": purchases.identified,
         }
     )
 

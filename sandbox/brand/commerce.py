@@ -64,6 +64,7 @@ class Purchases:
     refunded_at: Floats
     channel: Ints  # -1 none; index into names.CHANNELS
     store: Ints
+    identified: Bools  # some identifier of the person stands in the order
     line_order: Ints
     line_product: Ints
     line_quantity: Ints
@@ -233,7 +234,7 @@ def _settle(
         person=person, at=at, platform=platform, number=number, account=account, member=member, status=status,
         paid_at=paid_at, total=total, discount=discount, coupon=coupon, subsidy=subsidy, freight=freight, paid=paid,
         refund=refund, refunded_at=np.floor(refunded_at), channel=channel, store=people.store[person],
-        line_order=order, line_product=product, line_quantity=quantity,
+        identified=np.zeros(count, dtype=bool), line_order=order, line_product=product, line_quantity=quantity,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from sandbox.brand.ids import gather, local_text, masked, numbered, random_text
 from sandbox.brand.people import DAY, Calendar, People, full_names
 from sandbox.brand.records import order_lines, pick, staff_ids, words
 from sandbox.brand.truth import Evidence
-from sandbox.brand.wecom_state import channel_ids
+from sandbox.brand.wecom_relations import channel_ids
 
 TAOBAO_HEADERS = [
     "订单编号",
@@ -132,6 +132,7 @@ def write_taobao(
     )
     kinds = np.bincount(purchases.line_order, minlength=len(purchases))
     done = purchases.status[row] == 4
+    purchases.identified[row] = True
     columns: dict[str, pl.Series | list[str]] = {
         "订单编号": '="' + order + '"',
         "买家会员名": gather(people.buyer_id, person),
@@ -177,6 +178,7 @@ def write_douyin(
     style = (row * 7 + row // 5) % 10  # of the order, not of the line
     real = style < 3
     evidence.see("phone", np.where(real, people.phone_first[person], -1))
+    purchases.identified[row[real]] = True
     relay = (
         "1"
         + pl.Series(row % 10**4 + 7012340000).cast(pl.String)

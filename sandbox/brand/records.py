@@ -198,6 +198,7 @@ def orders(
         evidence.link("member", who, kind, mine)
         evidence.link(kind, mine, "unionid", np.where(has_union, mine, -1))
         evidence.link(kind, mine, "phone", phone)
+    purchases.identified[row] = member | has_open | (phone >= 0)
     online = platform != POS
     evidence.see("phone", np.where(online, receiver, -1))
     channel = purchases.channel[row]

@@ -19,7 +19,7 @@ from sandbox.brand.ids import HEX, Bools, Floats, Ints, choose, gather, numbered
 from sandbox.brand.people import DAY, Calendar, People
 from sandbox.brand.records import pick, words
 from sandbox.brand.truth import Evidence
-from sandbox.brand.wecom_state import Relations, channel_ids
+from sandbox.brand.wecom_relations import Relations, channel_ids
 
 CHANNELS = ("mp", "h5", "app", "web")
 PLATFORM_CHANNEL = {MP: 0, H5: 1, APP: 2, WEB: 3}

@@ -4,65 +4,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from sandbox.brand import names
-from sandbox.brand.ids import LETTERS, Bools, Floats, Ints, choose, gather, random_text
+from sandbox.brand.chats import Groups
+from sandbox.brand.ids import LETTERS, choose, gather, random_text
 from sandbox.brand.people import DAY, Calendar, People, full_names
 from sandbox.brand.records import pick, staff_ids, words
 from sandbox.brand.truth import Evidence
+from sandbox.brand.wecom_relations import Relations, channel_ids
 from sandbox.state import create
 
 
-@dataclass
-class Relations:
-    """One row per (staff, customer account)."""
-
-    account: Ints
-    staff: Ints
-    at: Floats
-    channel: Ints  # index into `channel_ids`, -1 none
-    first: Bools  # the account's first relation
-    status: pl.Series
-
-
-def channel_ids(people: People) -> list[str]:
-    """Contact-way states: the brand's channels, then one counter code per store."""
-    return [item[0] for item in names.CHANNELS] + [f"store_S{number + 1:03d}" for number in range(people.stores)]
-
-
-def make_relations(rng: np.random.Generator, people: People, time: Calendar) -> Relations:
-    """Friends by account, one to four staff each, begun soon after the person came."""
-    friends = np.flatnonzero(people.account_friend)
-    count = choose(rng, len(friends), (0.70, 0.21, 0.06, 0.03)) + 1
-    account = np.repeat(friends, count)
-    starts = np.concatenate([[0], np.cumsum(count)[:-1]])
-    number = np.arange(len(account)) - np.repeat(starts, count)
-    person = people.account_person[account]
-    jump = rng.integers(1, max(2, people.staffs // 4), len(account)) * number
-    staff = np.where(number == 0, people.staff[person], (people.staff[person] + jump) % people.staffs)
-    pair = account * people.staffs + staff
-    _, keep = np.unique(pair, return_index=True)
-    keep.sort()
-    account, staff, number, person = account[keep], staff[keep], number[keep], person[keep]
-    wait = np.where(number == 0, rng.exponential(2.0, len(account)), rng.exponential(90.0, len(account))) * DAY
-    at = np.minimum(people.born[person] + 300 + wait, time.end - 600)
-    weights = [item[5] for item in names.CHANNELS] + [names.STORE_CHANNEL_WEIGHT]
-    channel = choose(rng, len(account), weights)
-    channel = np.where(channel == len(names.CHANNELS), len(names.CHANNELS) + staff % people.stores, channel)
-    channel = np.where((people.inviter[person] >= 0) & (number == 0), 13, channel)
-    channel = np.where(rng.random(len(account)) < 0.78, channel, -1)
-    status = words(("normal", "oneway", "half", "removed"), choose(rng, len(account), (0.90, 0.04, 0.012, 0.048)))
-    return Relations(account, staff, np.floor(at), channel, number == 0, status)
-
-
 def write_state(
-    path: Path, rng: np.random.Generator, people: People, relations: Relations, evidence: Evidence, time: Calendar
-) -> None:
+    path: Path, rng: np.random.Generator, people: People, relations: Relations, groups: Groups, evidence: Evidence,
+    time: Calendar,
+) -> None:  # fmt: skip
     """The server's state file, made afresh."""
     for old in path.parent.glob(path.name + "*"):
         old.unlink()
@@ -76,7 +36,7 @@ def write_state(
     tags = _tags(con, rng, time)
     _contacts(con, rng, people)
     _relations(con, rng, people, relations, evidence, time, tags)
-    _groups(con, rng, people, evidence, time)
+    _groups(con, people, groups, evidence)
     _ways(con, rng, people, time)
     _behavior(con, rng, people, relations, time)
     _followers(con, rng, people, evidence, time)
@@ -218,46 +178,31 @@ def _relations(
     _fill(con, "relations", frame)
 
 
-def _groups(
-    con: sqlite3.Connection, rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar
-) -> None:
-    """Customer groups of 20 to 200; most members are friends, some are nobody's customer."""
-    count = max(3, people.count // 350)
-    chats = random_text(rng, count, 30, prefix="wr").to_list()
+def _groups(con: sqlite3.Connection, people: People, groups: Groups, evidence: Evidence) -> None:
+    """Groups and their members; the owner is one of them."""
     userids = staff_ids(people).to_list()
-    owner = rng.integers(0, people.staffs, count)
-    created = time.start + rng.random(count) * 300 * DAY
-    rows = [
-        (key, f"山茶集福利{place + 1}群", userids[owner[place]], 0, int(created[place]))
-        for place, key in enumerate(chats)
-    ]
-    con.executemany("insert into groups (chat_id, name, owner, status, create_time) values (?, ?, ?, ?, ?)", rows)
+    table = list(zip(groups.chat_id, groups.owner.tolist(), groups.created.astype(int).tolist(), strict=True))
+    con.executemany(
+        "insert into groups (chat_id, name, owner, status, create_time) values (?, ?, ?, 0, ?)",
+        [(key, f"山茶集福利{place + 1}群", userids[owner], at) for place, (key, owner, at) in enumerate(table)],
+    )
     con.executemany(
         "insert into group_members (chat_id, member_id, type, join_time, join_scene) values (?, ?, 1, ?, 1)",
-        [(key, userids[owner[place]], int(created[place])) for place, key in enumerate(chats)],
+        [(key, userids[owner], at) for key, owner, at in table],
     )
-    pool = np.flatnonzero(people.account_friend | (rng.random(len(people.account_person)) < 0.05))
-    sizes = rng.integers(20, 160, count)
-    chat = np.repeat(np.arange(count), sizes)
-    account = pool[rng.integers(0, len(pool), len(chat))]
-    _, keep = np.unique(chat * len(people.account_person) + account, return_index=True)
-    chat, account = chat[keep], account[keep]
-    person = people.account_person[account]
-    low = np.maximum(created[chat], people.born[person])
-    joined = low + rng.random(len(chat)) * np.maximum(time.end - 3600 - low, 1)
-    evidence.link("external", account, "unionid", account)
-    scene = choose(rng, len(chat), (0.25, 0.15, 0.60)) + 1
+    evidence.link("external", groups.account, "unionid", groups.account)
+    invited = groups.scene == 1
     frame = pl.DataFrame(
         {
-            "chat_id": gather(pl.Series(chats), chat),
-            "member_id": gather(people.external_userid, account),
-            "type": np.full(len(chat), 2),
-            "unionid": gather(people.unionid, account),
-            "join_time": joined.astype(np.int64),
-            "join_scene": scene,
-            "invitor": gather(pl.Series(userids), owner[chat], scene == 1),
-            "state": pick(scene == 3, pl.lit("group_qr")),
-            "name": gather(full_names(people), person),
+            "chat_id": gather(pl.Series(groups.chat_id), groups.chat),
+            "member_id": gather(people.external_userid, groups.account),
+            "type": np.full(len(groups.chat), 2),
+            "unionid": gather(people.unionid, groups.account),
+            "join_time": groups.joined.astype(np.int64),
+            "join_scene": groups.scene,
+            "invitor": gather(pl.Series(userids), groups.owner[groups.chat], invited),
+            "state": pick(groups.scene == 3, pl.lit("group_qr")),
+            "name": gather(full_names(people), people.account_person[groups.account]),
         }
     )
     _fill(con, "group_members", frame)

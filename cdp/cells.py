@@ -12,8 +12,7 @@ import polars as pl
 from cdp.streams import POLARS_TYPES, ColumnType
 
 # Outer white space as people paste it: ASCII, TAB, no-break, ideographic (full-width), zero-width, byte order mark.
-_OUTER = r"[\s\u00a0\u3000\u200b-\u200f\u2060\ufeff]+"
-_EDGES = f"^{_OUTER}|{_OUTER}$"
+_OUTER = " \t\r\n\x0b\x0c\u00a0\u3000\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _NUMBER = r"^[+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?$|^[+-]?\.\d+$"
 _CURRENCY = r"^(¥|￥|CNY|RMB|\$)\s*|\s*(元|CNY|RMB)$"
 _TRUE = ["true", "1", "yes", "y", "t", "on", "是", "已同意", "真"]
@@ -40,10 +39,8 @@ _EPOCH_S, _EPOCH_MS = r"^1\d{9}$", r"^1\d{12}$"
 
 def trimmed(column: pl.Series) -> pl.Series:
     """Text without outer white space of any kind; empty text is null."""
-    text = column.cast(pl.String)
-    if text.str.contains(_EDGES).any():
-        text = text.str.replace_all(_EDGES, "")
-    return text.to_frame("x").select(pl.when(pl.col("x") != "").then(pl.col("x"))).to_series().alias(column.name)
+    text = column.cast(pl.String).str.strip_chars(_OUTER)
+    return text.set(text == "", None) if (text == "").any() else text
 
 
 def typed(column: pl.Series, kind: ColumnType, *, timezone: str = "UTC", formats: Sequence[str] = ()) -> pl.Series:
@@ -55,7 +52,7 @@ def typed(column: pl.Series, kind: ColumnType, *, timezone: str = "UTC", formats
     if column.dtype == target:
         return column
     if column.dtype == pl.Null:
-        return pl.Series(column.name, [None] * len(column), dtype=target)
+        return pl.Series(column.name, [None], dtype=target).new_from_index(0, len(column))
     if kind == "text":
         return _as_text(column)
     if kind == "timestamp":
@@ -165,7 +162,7 @@ def _instant(column: pl.Series, timezone: str, formats: Sequence[str]) -> pl.Ser
         text = _as_text(column)
         return _epoch(column.cast(pl.Float64), unit) if unit else _instant(text, timezone, formats)
     text = trimmed(column)
-    found = pl.Series(column.name, [None] * len(text), dtype=pl.Datetime("us", "UTC"))
+    found = pl.Series(column.name, [None], dtype=pl.Datetime("us", "UTC")).new_from_index(0, len(text))
     for read in _readers(timezone, formats):
         left = text.is_not_null() & found.is_null()
         if not left.any():
@@ -224,7 +221,7 @@ def _date(column: pl.Series, timezone: str, formats: Sequence[str]) -> pl.Series
     if column.dtype.is_numeric():
         return _date(_as_text(column), timezone, formats)
     text = trimmed(column)
-    found = pl.Series(column.name, [None] * len(text), dtype=pl.Date)
+    found = pl.Series(column.name, [None], dtype=pl.Date).new_from_index(0, len(text))
     for name in formats or _DATE_FORMATS:
         if (text.is_not_null() & found.is_null()).any() and name not in _EPOCHS:
             parsed = text.str.to_date(name, strict=False)

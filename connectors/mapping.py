@@ -100,12 +100,12 @@ def cleaned(column: pl.Series, nulls: Sequence[str] = ()) -> pl.Series:
     if column.dtype != pl.String:
         return column
     text = trimmed(column)
-    if text.str.contains(_WRAPPED).any():
+    if text.str.starts_with("=").any():
         text = trimmed(text.str.replace(_WRAPPED, "$1"))
     if text.str.starts_with("'").any():
         text = trimmed(text.str.replace("^'", ""))
-    empty = [*_NULLS, *nulls]
-    return text.to_frame("x").select(pl.when(~pl.col("x").is_in(empty)).then(pl.col("x"))).to_series()
+    nothing = text.is_in([*_NULLS, *nulls])
+    return text.set(nothing, None) if nothing.any() else text
 
 
 def _column(

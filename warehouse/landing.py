@@ -20,15 +20,17 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from cdp.errors import CdpError, FatalError, RejectBudgetError
 from cdp.streams import POLARS_TYPES, Batch, Connector, JsonLines, Reject, Stream
 from warehouse.home import Home
-from warehouse.landing_frames import META, Prepared, empty, prepare
+from warehouse.landing_frames import META, Prepared, empty, prepare, with_extra
 from warehouse.landing_ledger import BatchRecord, LandingLedger
 from warehouse.landing_lines import LinesResult, read_lines
 
 COMMIT_ROWS = 50_000
+ARROW_ROWS = 20_000
 # A handful of bad rows in a small file is told, not fatal: the budget is a share, and shares of few rows say little.
 GRACE_ROWS = 10
 MEMORY_LIMIT = "2GB"
@@ -232,37 +234,40 @@ class _Landing:
 
     def _hashed(self, con: duckdb.DuckDBPyConnection, prepared: Prepared) -> pl.DataFrame:
         """The prepared rows with `_extra`, `_row_hash`, `_key_hash` and their order `_ord`."""
-        frame = prepared.frame.with_row_index("_ord").with_columns(pl.col("_ord").cast(pl.Int64))
-        extras = [name for name in frame.columns if name.startswith("_extra_")]
+        frame = with_extra(prepared.frame).with_row_index("_ord").with_columns(pl.col("_ord").cast(pl.Int64))
         if not frame.height:
             return frame.with_columns(
-                pl.lit(None, pl.String).alias("_extra"),
-                pl.lit(None, pl.UInt64).alias("_row_hash"),
-                pl.lit(None, pl.UInt64).alias("_key_hash"),
+                pl.lit(None, pl.UInt64).alias("_row_hash"), pl.lit(None, pl.UInt64).alias("_key_hash")
             )
-        con.register("incoming", frame.to_arrow())
+        columns = [(column.name, column.type) for column in self.stream.columns]
+        filled = [
+            (name, kind) for name, kind in [*columns, ("_extra", "text")] if frame[name].null_count() < len(frame)
+        ]
+        key = [(name, self.stream.column(name).type) for name in self.stream.key]
+        used = list(dict.fromkeys(["_ord", *[name for name, _ in [*filled, *key]]]))
+        # Batches of a size that lets DuckDB scan them on all cores.
+        con.register("incoming", pa.Table.from_batches(frame.select(used).to_arrow().to_batches(ARROW_ROWS)))
         try:
-            extra = _extra_sql(extras, given="_extra" in frame.columns)
-            content = _content_sql([(column.name, column.type) for column in self.stream.columns])
-            key = _content_sql([(name, self.stream.column(name).type) for name in self.stream.key])
             found = _frame(
                 con,
                 f"""
-                select _ord, extra as _extra, md5_number_lower({key}) as _key_hash,
-                    md5_number_lower({content} || coalesce(extra, '')) as _row_hash
-                from (select *, {extra} as extra from incoming) order by _ord
+                select
+                    md5_number_lower({_key_sql(key)}) as _key_hash,
+                    md5_number_lower({_content_sql(filled)}) as _row_hash
+                from incoming order by _ord
                 """,
             )
         finally:
             con.unregister("incoming")
-        return frame.drop(*extras, "_extra", strict=False).with_columns(
-            found["_extra"], found["_row_hash"], found["_key_hash"]
-        )
+        return frame.with_columns(found["_row_hash"], found["_key_hash"])
 
     def _fresh(self, con: duckdb.DuckDBPyConnection, hashed: pl.DataFrame) -> pl.DataFrame:
         """Rows that are news: a new key (append), or content other than the version before it (versioned)."""
         con.register("hashes", hashed.select("_ord", "_key_hash", "_row_hash").to_arrow())
         try:
+            again = con.execute("select count(*) from hashes semi join known using (_key_hash)").fetchall()[0][0]
+            if not again and hashed["_key_hash"].n_unique() == hashed.height:
+                return hashed
             if self.stream.mode == "append":
                 sql = """
                     select min(_ord) as _ord from hashes anti join known using (_key_hash) group by _key_hash
@@ -432,7 +437,7 @@ class _Landing:
             return
         typed = prepare([replace(batch, keys_only=False)], replace(self.stream, columns=self._key_columns()))
         con.register("keys", typed.frame.to_arrow())
-        key = _content_sql([(column.name, column.type) for column in self._key_columns()])
+        key = _key_sql([(column.name, column.type) for column in self._key_columns()])
         con.execute(f"insert into seen select md5_number_lower({key}) from keys")
         con.unregister("keys")
 
@@ -566,19 +571,22 @@ def _text(value: str) -> str:
 
 
 def _content_sql(columns: Sequence[tuple[str, str]]) -> str:
-    """The cells of a row as one text that differs where any cell differs (null and '' too)."""
-    cells = []
-    for name, kind in columns:
-        cell = f"epoch_us({_quoted(name)})" if kind == "timestamp" else _quoted(name)
-        cells.append(f"coalesce(cast({cell} as varchar), chr(1))")
+    """The cells of a row as one text that differs where any cell differs, null and '' too.
+
+    Empty cells are left out and the others carry their column's name, so a column that nobody fills changes nothing.
+    """
+    cells = [f"{_text(f'{name}=')} || {_cell_sql(name, kind)}" for name, kind in columns]
+    return f"concat_ws(chr(31), {', '.join(cells) or _text('')})"
+
+
+def _key_sql(columns: Sequence[tuple[str, str]]) -> str:
+    cells = [f"coalesce({_cell_sql(name, kind)}, chr(1))" for name, kind in columns]
     return f"concat_ws(chr(31), {', '.join(cells)})"
 
 
-def _extra_sql(extras: Sequence[str], *, given: bool) -> str:
-    if extras:
-        pairs = ", ".join(f"{_text(name.removeprefix('_extra_'))}, {_quoted(name)}" for name in extras)
-        return f"cast(json_object({pairs}) as varchar)"
-    return "cast(_extra as varchar)" if given else "cast(null as varchar)"
+def _cell_sql(name: str, kind: str) -> str:
+    cell = f"epoch_us({_quoted(name)})" if kind == "timestamp" else _quoted(name)
+    return cell if kind in ("text", "json") else f"cast({cell} as varchar)"
 
 
 def _batch_id(seq: int) -> str:

@@ -25,6 +25,10 @@ META = {
 }
 
 
+_NULL_MEMBER = r',"(?:[^"\\]|\\.)*":null'
+_FIRST_NULL = r'^\{"(?:[^"\\]|\\.)*":null,?'
+
+
 @dataclass(frozen=True)
 class Prepared:
     """*frame*: declared columns in order, then `_extra_*` source columns, `_source_file`, `_row_number`."""
@@ -47,6 +51,23 @@ def prepare(batches: Sequence[Batch], stream: Stream) -> Prepared:
     return Prepared(pl.concat(frames, how="diagonal_relaxed"), tuple(rejects), extras)
 
 
+def with_extra(frame: pl.DataFrame) -> pl.DataFrame:
+    """*frame* with its `_extra_*` columns folded into one JSON object `_extra`; empty cells are left out."""
+    names = [name for name in frame.columns if name.startswith("_extra_")]
+    if not names:
+        return frame if "_extra" in frame.columns else frame.with_columns(pl.lit(None, pl.String).alias("_extra"))
+    plain = (pl.String(), pl.Boolean(), pl.Int64(), pl.Float64())
+    cells = [frame[name] if frame[name].dtype in plain else typed(frame[name], "text") for name in names]
+    filled = [cell.alias(cell.name.removeprefix("_extra_")) for cell in cells if cell.null_count() < len(cell)]
+    if not filled:
+        return frame.drop(names).with_columns(pl.lit(None, pl.String).alias("_extra"))
+    text = pl.DataFrame(filled).select(pl.struct(pl.all()).struct.json_encode()).to_series()
+    if any(cell.null_count() for cell in filled):
+        # Inside a value every quote is escaped, so `,"name":null` is a member of the object and nothing else.
+        text = text.str.replace_all(_NULL_MEMBER, "").str.replace(_FIRST_NULL, "{")
+    return frame.drop(names).with_columns(text.replace("{}", None).alias("_extra"))
+
+
 def empty(stream: Stream) -> pl.DataFrame:
     """No rows, with the declared columns and the two of place."""
     schema = {column.name: POLARS_TYPES[column.type] for column in stream.columns}
@@ -63,7 +84,7 @@ def _typed(batch: Batch, stream: Stream) -> Prepared:
     columns, faults = [], []
     for column in stream.columns:
         if column.name not in frame.columns:
-            columns.append(pl.Series(column.name, [None] * frame.height, dtype=POLARS_TYPES[column.type]))
+            columns.append(_nulls(column.name, POLARS_TYPES[column.type], frame.height))
             continue
         before = frame[column.name]
         after = typed(before, column.type)
@@ -72,7 +93,7 @@ def _typed(batch: Batch, stream: Stream) -> Prepared:
         if bad.any():
             faults.append((column.name, f"is not a valid {column.type}", bad))
         if column.required:
-            missing = before.is_null() if before.dtype != pl.String else before.fill_null("") == ""
+            missing = before.is_null() if before.dtype != pl.String else before.is_null() | (before == "")
             if missing.any():
                 faults.append((column.name, "is required and empty", missing))
     declared = {column.name for column in stream.columns}
@@ -86,6 +107,10 @@ def _typed(batch: Batch, stream: Stream) -> Prepared:
     if not faults:
         return Prepared(whole, (), extras)
     return _split(whole, frame, faults, batch.source_file, extras)
+
+
+def _nulls(name: str, dtype: pl.DataType, height: int) -> pl.Series:
+    return pl.Series(name, [None], dtype=dtype).new_from_index(0, height)
 
 
 def _split(

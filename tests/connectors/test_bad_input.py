@@ -298,7 +298,7 @@ def test_one_bad_log_does_not_hold_up_the_others(inbox: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("connector: fil", "shop: Input tag 'fil' found"),
+        ("connector: fil", "found `fil`; did you mean `file`?"),
         ("order_idd: 订单号", "orders has no column `order_idd`; did you mean `order_id`"),
         ("pfad: inbox", "unknown key `pfad`"),
     ],

@@ -17,6 +17,7 @@ from warehouse.connection import MARTS_SCHEMA
 from warehouse.home import Home, home_from
 from warehouse.publish import Published, current, versions
 
+CATALOG = "published"
 _TRIES = 5  # a version may be pruned between reading the pointer and opening the file: look again
 
 
@@ -77,22 +78,33 @@ def open_version(
     memory_limit: str = "2GiB",
     threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Open one published file behind the guard rails."""
+    """Open one published file behind the guard rails.
+
+    The file is attached to a database of this connection's own: connections that open one path directly share one
+    instance in a process, and with it the lock on settings.
+    """
     config: dict[str, str | bool | int | float | list[str]] = {
-        "enable_external_access": False,
         "autoload_known_extensions": False,
         "autoinstall_known_extensions": False,
         "memory_limit": memory_limit,
     }
     if threads:
         config["threads"] = threads
-    con = duckdb.connect(str(file_of(item, pii=pii)), read_only=True, config=config)
-    # Values are our own numbers and a time zone that `open_warehouse` has tried.
-    con.execute(f"set TimeZone = '{item.timezone}'")
-    con.execute(f"set schema = '{MARTS_SCHEMA}'")
-    if timeout_s:
-        con.execute(f"set max_execution_time = {int(timeout_s * 1000)}")
-    con.execute("set lock_configuration = true")
+    path = str(file_of(item, pii=pii)).replace("'", "''")
+    con = duckdb.connect(":memory:", config=config)
+    try:
+        con.execute(f"attach '{path}' as {CATALOG} (read_only)")
+        con.execute(f"use {CATALOG}.{MARTS_SCHEMA}")
+        con.execute("detach memory")
+        # Our own numbers, and a time zone that `open_warehouse` has tried.
+        con.execute(f"set TimeZone = '{item.timezone}'")
+        if timeout_s:
+            con.execute(f"set max_execution_time = {int(timeout_s * 1000)}")
+        con.execute("set enable_external_access = false")
+        con.execute("set lock_configuration = true")
+    except BaseException:
+        con.close()
+        raise
     return con
 
 

@@ -223,6 +223,7 @@ def test_a_reader_of_this_process_sees_each_new_version(tmp_path: Path) -> None:
     home = Home(tmp_path)
     make(home, 1)
     old = connect(home)
+    assert read(home) == 1  # a second connection to one file, settings of the first being locked
     stop, seen = threading.Event(), []
 
     def follow() -> None:

@@ -1,4 +1,4 @@
-"""The demo's outside world: a generated brand and a WeCom that answers on loopback. Only this module knows the sandbox."""
+"""The demo's outside world: a generated brand, and a WeCom that answers on loopback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from importlib.resources import as_file, files
-from pathlib import Path
 
 from app.home_cli import create_home
 from sandbox.brand import generate
@@ -18,7 +17,7 @@ from warehouse.home import Home
 
 AS_OF = date(2026, 11, 20)
 SEED = 20261120
-TEMPLATES = {"demo_sources.yaml": "sources.yaml", "demo_sync.yaml": "sync.yaml"}
+TEMPLATES = {"demo_cdp.yaml": "cdp.yaml", "demo_sources.yaml": "sources.yaml", "demo_sync.yaml": "sync.yaml"}
 
 
 def prepare(home: Home, *, people: int, events: int, seed: int = SEED) -> bool:

@@ -93,7 +93,8 @@ def bars(title: str, steps: Sequence[dict[str, Any]]) -> Table:
             f"{row['reached']:,}",
             _percent(row["rate"]),
             _percent(row["step_rate"]),
-            f"{_percent(row['matured_rate'])} ({_percent(row['matured_rate_low'])}–{_percent(row['matured_rate_high'])})",
+            f"{_percent(row['matured_rate'])} "
+            f"({_percent(row['matured_rate_low'])}–{_percent(row['matured_rate_high'])})",
             duration(row["p50_seconds"]),
         )
     return table

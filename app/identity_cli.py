@@ -122,13 +122,17 @@ def _draw(path: Path | None, person: dict[str, Any], strongest: list[str], plain
         return
     refused = [(_hide(item["a"], plain), _hide(item["b"], plain), str(item["reason"])) for item in person["refused"]]
     links = [(_hide(a, plain), _hide(b, plain), decision) for a, b, decision in person["links"]]
-    names = [_hide(f"{item['type']}@{item['scope']}:{item['value']}" if item["scope"] else f"{item['type']}:{item['value']}", plain)
-             for item in person["identifiers"]]  # fmt: skip
+    names = [_hide(_name(item), plain) for item in person["identifiers"]]
     picture = draw(names, links, refused, [_hide(name, plain) for name in strongest], title=str(person["one_id"]))
     if path.suffix == ".html":
         picture = f'<!doctype html><meta charset="utf-8"><title>{person["one_id"]}</title>{picture}'
     path.write_text(picture, encoding="utf-8")
     console.print(f"drawn: {path}", markup=False, highlight=False)
+
+
+def _name(item: dict[str, Any]) -> str:
+    scope = f"@{item['scope']}" if item["scope"] else ""
+    return f"{item['type']}{scope}:{item['value']}"
 
 
 @app.command()

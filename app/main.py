@@ -3,27 +3,78 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from app import (
-    collect_cli,
-    config_cli,
-    context,
-    funnel_cli,
-    home_cli,
-    operations_cli,
-    run_cli,
-    sandbox_cli,
-    source_cli,
-    sql_cli,
-    sync_cli,
-    tags_cli,
-)
 from cdp.errors import CdpError
 
+# Verb -> where it is. A module is imported when its verb is called, so that `cdp sql` does not wait for Dagster.
+VERBS: dict[str, str] = {
+    "init": "app.home_cli:init",
+    "run": "app.run_cli:run",
+    "demo": "app.run_cli:demo",
+    "dev": "app.run_cli:dev",
+    "config": "app.config_cli:app",
+    "source": "app.source_cli:app",
+    "load": "app.source_cli:load",
+    "collect": "app.collect_cli:collect",
+    "identity": "app.identity_cli:app",
+    "sql": "app.sql_cli:sql",
+    "tags": "app.tags_cli:app",
+    "funnel": "app.funnel_cli:app",
+    "report": "app.operations_cli:report",
+    "publish": "app.sql_cli:publish_app",
+    "sync": "app.sync_cli:app",
+    "drift": "app.sync_cli:drift",
+    "doctor": "app.operations_cli:doctor",
+    "backup": "app.operations_cli:backup",
+    "restore": "app.operations_cli:restore",
+    "sandbox": "app.sandbox_cli:app",
+}
+SUMMARIES = {
+    "config": "check the home's configuration; JSON Schemas for editors",
+    "source": "sources: list, add, check, pull, status, rejects",
+    "identity": "who is who: show, explain, cut, link, forget, what-if",
+    "tags": "tags: plan, show, explain, health",
+    "funnel": "funnels: run, show",
+    "publish": "published versions: list, rollback",
+    "sync": "tags to WeCom: plan, review, apply, verify",
+    "sandbox": "practice: a WeCom with trouble on demand, a brand with known truth",
+}
+
+
+class Verbs(TyperGroup):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (click's signature)
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name].partition(":")
+        command = _command(getattr(import_module(module), name))
+        command.name = cmd_name
+        command.help = SUMMARIES.get(cmd_name, command.help)
+        return command
+
+
+def _command(verb: typer.Typer | Callable[..., Any]) -> Any:
+    if isinstance(verb, typer.Typer):
+        verb._add_completion = False
+        return get_command(verb)
+    single = typer.Typer(add_completion=False)
+    single.command()(verb)
+    return get_command(single)
+
+
 app = typer.Typer(
+    cls=Verbs,
     name="cdp",
     help="siyu-cdp: customer data platform for brands that sell in their own channels (私域).",
     no_args_is_help=True,
@@ -38,29 +89,9 @@ def main_options(
         str | None, typer.Option("--home", envvar="CDP_HOME", help="the brand's home; default: this folder")
     ] = None,
 ) -> None:
+    from app import context
+
     context.choose_home(home)
-
-
-app.command("init")(home_cli.init)
-app.command("run")(run_cli.run)
-app.command("demo")(run_cli.demo)
-app.command("dev")(run_cli.dev)
-app.command("load")(source_cli.load)
-app.command("sql")(sql_cli.sql)
-app.command("collect")(collect_cli.collect)
-app.command("report")(operations_cli.report)
-app.command("doctor")(operations_cli.doctor)
-app.command("backup")(operations_cli.backup)
-app.command("restore")(operations_cli.restore)
-app.add_typer(config_cli.app, name="config", help="check the home's configuration; JSON Schemas for editors")
-app.add_typer(source_cli.app, name="source", help="sources: list, check, status")
-app.add_typer(tags_cli.app, name="tags", help="tags: plan, show, explain, health")
-app.add_typer(funnel_cli.app, name="funnel", help="funnels: run, show")
-app.add_typer(sql_cli.publish_app, name="publish", help="published versions: list, rollback")
-app.add_typer(
-    sandbox_cli.app, name="sandbox", help="practice: a WeCom with trouble on demand, a brand with known truth"
-)
-app.add_typer(sync_cli.app, name="sync", help="tags to WeCom: plan, review, apply, verify")
 
 
 def main() -> None:
@@ -68,6 +99,8 @@ def main() -> None:
     try:
         app()
     except CdpError as error:
+        from app import context
+
         context.errors.print(f"[bold red]error[/] {error.code}", highlight=False)
         context.errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

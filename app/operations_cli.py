@@ -20,7 +20,7 @@ from app.home_cli import FOLDERS
 from cdp.brand import BrandConfig
 from cdp.errors import CdpError, ConfigError
 from connectors.settings import SourcesConfig
-from warehouse.backup import PARTS, Part, create_backup, default_folder, read_manifest, restore_backup, verify_backup
+from warehouse.backup import PARTS, Manifest, Part, create_backup, default_folder, restore_backup, verify_backup
 from warehouse.doctor import Finding, examine
 from warehouse.home import Home, load_config
 from warehouse.report import daily_report
@@ -62,13 +62,11 @@ def restore(
     file: Annotated[Path, typer.Argument(help="an archive made by `cdp backup`")],
     only: _ONLY = None,
     force: Annotated[bool, typer.Option("--force", help="put aside what the home holds (nothing is deleted)")] = False,
-    check: Annotated[bool, typer.Option("--check", help="only compare every checksum; change nothing")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only compare every checksum and say what it holds")] = False,
 ) -> None:
     """Bring a home back from an archive: checksums first, then everything changes places at once."""
     if check:
-        manifest = verify_backup(file)
-        made = manifest.created_at.strftime("%Y-%m-%d %H:%M UTC")
-        console.print(f"[green]✓[/] {file.name} is whole: {len(manifest.files):,} files of {made}")
+        _print_contents(file, verify_backup(file))
         return
     place = home_path()
     with _bar("restore") as progress:
@@ -123,10 +121,8 @@ def report(
     console.print(f"[green]✓[/] {path}", soft_wrap=True)
 
 
-def contents(file: Annotated[Path, typer.Argument(help="an archive made by `cdp backup`")]) -> None:
-    """What an archive holds, part by part."""
-    manifest = read_manifest(file)
-    console.print(f"{file.name}: made {manifest.created_at:%Y-%m-%d %H:%M} UTC with DuckDB {manifest.duckdb_version}")
+def _print_contents(file: Path, manifest: Manifest) -> None:
+    console.print(f"[green]✓[/] {file.name} is whole: made {manifest.created_at:%Y-%m-%d %H:%M} UTC", soft_wrap=True)
     for part in manifest.parts:
         files = [item for item in manifest.files if item.part == part]
         console.print(f"  {part:<10} {len(files):>8,} files {sum(item.bytes for item in files) / 1e6:>12,.1f} MB")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.context import brand, console, home, home_path, instant
-from app.progress import shown
 from warehouse.home import Home
+
+if TYPE_CHECKING:
+    from pipelines.progress import Step
+
+FAILED, PARTIAL = 1, 4
 
 AsOf = Annotated[
     str | None, typer.Option("--as-of", help="the cut: a date (end of that day) or an ISO instant; default: now")
@@ -21,18 +26,19 @@ AsOf = Annotated[
 def run(as_of: AsOf = None) -> None:
     """Pull, land, resolve, compute, check, publish, plan, and sync as far as config/sync.yaml allows."""
     target = home()
-    outcome = _run(target, instant(as_of) if as_of else None)
     from app.summary import print_summary
 
-    print_summary(console, target, brand())
-    raise typer.Exit(outcome)
+    code, steps = _run(target, instant(as_of) if as_of else None)
+    if code != FAILED:
+        print_summary(console, target, brand(), steps)
+    raise typer.Exit(code)
 
 
 def demo(
     people: Annotated[int, typer.Option(help="people of the generated brand")] = 20_000,
     events: Annotated[int, typer.Option(help="tracking events of the generated brand")] = 400_000,
 ) -> None:
-    """The main job on a generated brand, against a WeCom on loopback. Run it again: nothing changes, nothing is sent."""
+    """The main job on a generated brand, against a WeCom on loopback. Run again, it changes and sends nothing."""
     from app.demo import AS_OF, outside_world, prepare
     from app.summary import print_next_steps, print_summary
 
@@ -44,11 +50,13 @@ def demo(
     console.print(f"[green]✓[/] {'brand 山茶集':<28} {state}", highlight=False)
     with outside_world(target) as server:
         console.print(f"[green]✓[/] {'WeCom on loopback':<28} {server.base_url}", highlight=False)
-        outcome = _run(target, brand().instant(f"{AS_OF.isoformat()}T00:00:00"))
-    print_summary(console, target, brand())
+        code, steps = _run(target, brand().instant(f"{AS_OF.isoformat()}T00:00:00"))
+    if code == FAILED:
+        raise typer.Exit(code)
+    print_summary(console, target, brand(), steps)
     print_next_steps(console, target)
     console.print(f"[dim]the whole demo took {time.monotonic() - started:.0f} s[/]", highlight=False)
-    raise typer.Exit(outcome)
+    raise typer.Exit(code)
 
 
 def dev(port: Annotated[int, typer.Option(help="port of the UI")] = 3000) -> None:
@@ -56,15 +64,16 @@ def dev(port: Annotated[int, typer.Option(help="port of the UI")] = 3000) -> Non
     target = home()
     environment = {**os.environ, "DAGSTER_HOME": str(target.dagster), "CDP_HOME": str(target.root)}
     arguments = ["dagster", "dev", "-m", "pipelines.definitions", "-h", "127.0.0.1", "-p", str(port)]
-    os.execve(sys.executable, [sys.executable, "-m", *arguments], environment)
+    os.execve(sys.executable, [sys.executable, "-m", *arguments], environment)  # noqa: S606 (this very program)
 
 
-def _run(target: Home, as_of: object) -> int:
-    """Run the job with progress; returns the exit code: 0 ok, 1 failed, 4 partial (some checks failed)."""
+def _run(target: Home, as_of: datetime | None) -> tuple[int, list[Step]]:
+    """Run the job with progress. Returns the exit code (0 ok, 1 failed, 4 some checks failed) and the steps."""
+    from app.progress import shown
     from pipelines.run import run_job
 
-    with shown(console):
-        outcome = run_job(target, as_of=as_of)  # type: ignore[arg-type]
+    with shown(console) as steps:
+        outcome = run_job(target, as_of=as_of)
     for step, reason in outcome.failed_steps.items():
         console.print(f"[red]✗ {step}[/]", highlight=False)
         console.print(reason, markup=False, highlight=False)
@@ -74,5 +83,5 @@ def _run(target: Home, as_of: object) -> int:
         console.print(f"{mark} {check.asset} {check.name}", highlight=False)
         console.print(f"  {facts}", markup=False, highlight=False)
     if not outcome.success:
-        return 1
-    return 4 if any(check.severity == "ERROR" for check in outcome.failed_checks) else 0
+        return FAILED, steps
+    return (PARTIAL if any(check.severity == "ERROR" for check in outcome.failed_checks) else 0), steps

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from app.context import brand, config, console, home
+from app.scaffold_cli import add
 from cdp.errors import CdpError, ConfigError
 from cdp.streams import SourceCheck
 from connectors import registry
@@ -22,6 +23,7 @@ from warehouse.landing import LandingReport, land
 from warehouse.landing_ledger import BatchRecord, LandingLedger
 
 app = typer.Typer(no_args_is_help=True)
+app.command("add")(add)
 
 _NAME = Annotated[str, typer.Argument(help="a source of config/sources.yaml")]
 

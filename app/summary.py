@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.columns import Columns
@@ -9,26 +10,31 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 
+from app.sync_cli import changes_table
 from cdp.brand import BrandConfig
+from pipelines.progress import Step
 from warehouse.home import Home
 from warehouse.landing_ledger import LandingLedger
 from warehouse.publish import current
 from warehouse.reader import connect
 from warehouse.sync_ledger import SyncLedger
+from warehouse.sync_page import WORDS
+from warehouse.sync_plan import load
 
 BAR = "█"
 
 
-def print_summary(console: Console, home: Home, brand: BrandConfig) -> None:
-    """Sources, people, funnels, lifetime value, tags and sync of *home*, as published."""
+def print_summary(console: Console, home: Home, brand: BrandConfig, steps: Sequence[Step]) -> None:
+    """Sources, people, funnels, lifetime value, tags and sync of *home*, as published. *steps*: of this run."""
     published = current(home)
+    resolved = next((step.notes for step in steps if step.name == "resolve identities"), {})
     console.rule(f"[bold]{brand.name}[/]  version {published.version}")
     with connect(home) as con:
-        console.print(Columns([_sources(home), Group(_people(con), _conversion(con))], padding=(0, 2)))
+        console.print(Columns([_sources(home), Group(_people(con, resolved), _conversion(con))], padding=(0, 2)))
         for funnel in _rows(con, "select distinct funnel_id from marts.fct_funnel_steps order by 1"):
             console.print(_funnel(con, str(funnel[0])))
         console.print(Columns([_lifetime_value(con), _gmv(con)], padding=(0, 2)))
-    console.print(_sync(home))
+    _sync(console, home, brand)
 
 
 def print_next_steps(console: Console, home: Home) -> None:
@@ -62,14 +68,16 @@ def _sources(home: Home) -> Table:
     return table
 
 
-def _people(con: Any) -> Table:
+def _people(con: Any, resolved: Mapping[str, Any]) -> Table:
     table = _table("people / 人", "", "count")
     for label, value in (
         ("identifiers", _one(con, "select sum(identifier_count) from marts.dim_people")),
         ("people", _one(con, "select count(*) from marts.dim_people")),
-        ("… known by more than a device", _one(con, "select count(*) from marts.dim_people where not is_anonymous")),
-        ("… members", _one(con, "select count(*) from marts.dim_people where member_id is not null")),
-        ("… WeCom friends", _one(con, "select count(*) from marts.dim_people where is_friend")),
+        ("merges in this run", resolved.get("merges", 0)),
+        ("merges refused by a limit", resolved.get("refusals", 0)),
+        ("known by more than a device", _one(con, "select count(*) from marts.dim_people where not is_anonymous")),
+        ("members", _one(con, "select count(*) from marts.dim_people where member_id is not null")),
+        ("WeCom friends", _one(con, "select count(*) from marts.dim_people where is_friend")),
         ("paid orders", _one(con, "select count(*) from marts.fct_orders where is_paid")),
         ("events", _one(con, "select count(*) from marts.fct_events")),
     ):
@@ -139,18 +147,19 @@ def _gmv(con: Any) -> Table:
     return table
 
 
-def _sync(home: Home) -> Table | str:
+def _sync(console: Console, home: Home, brand: BrandConfig) -> None:
+    """The newest plan's tags and what became of its relations."""
     with SyncLedger(home.sync_ledger) as ledger:
-        try:
-            plan = ledger.plan_row(None)
-        except Exception:
-            return "sync: no plan yet"
-        run = ledger.run_row(plan["plan_id"])
+        if not ledger.rows("select 1 from plans limit 1"):
+            console.print("no plan for WeCom yet: `cdp sync plan` makes one")
+            return
+        plan = load(home, ledger)
+        run = ledger.run_row(plan.plan_id)
         counts = ledger.counts(run["run_id"]) if run else {}
-    table = _table(f"WeCom tags, plan {plan['plan_id']} / 企微标签", "state", "relations")
-    for state, count in sorted(counts.items()):
-        table.add_row(state, f"{count:,}")
-    return table
+    console.print(f"[bold]tags to WeCom / 企微标签[/]  plan {plan.plan_id}  {plan.summary['verdict']}", highlight=False)
+    console.print(changes_table(plan.summary["tags"], WORDS[brand.locale]))
+    outcome = "  ".join(f"{state} {count:,}" for state, count in sorted(counts.items())) or "nothing to send"
+    console.print(f"relations: [green]{outcome}[/]", highlight=False)
 
 
 def _table(title: str, *columns: str) -> Table:

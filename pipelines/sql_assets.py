@@ -11,8 +11,16 @@ import duckdb
 import models
 from pipelines.progress import track
 from pipelines.resources import BrandHome
-from warehouse.models import Model, ModelGraph, ModelRun, check_models, column_lineage, load_models, run_models
-from warehouse.models import qualified_name
+from warehouse.models import (
+    Model,
+    ModelGraph,
+    ModelRun,
+    check_models,
+    column_lineage,
+    load_models,
+    qualified_name,
+    run_models,
+)
 
 PREVIEW_ROWS = 5
 Before = Callable[[duckdb.DuckDBPyConnection, BrandHome], None]

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jsonschema
 import pytest
+from pydantic import Field
 from ruamel.yaml import YAML
 
 from app.config_cli import FILES, write_schemas
@@ -25,8 +26,8 @@ class Part(Strict):
 
 
 class Whole(Strict):
-    parts: list[Part] = []
-    named: dict[str, Part] = {}
+    parts: list[Part] = Field(default_factory=list)
+    named: dict[str, Part] = Field(default_factory=dict)
 
 
 def faults(text: str) -> list[str]:
@@ -41,14 +42,15 @@ def test_every_fault_is_told_at_once_with_its_line() -> None:
         "whole.yaml:3: parts.0.kindd: unknown key `kindd`; did you mean `kind`?",
         "whole.yaml:4: parts.1.kind: expected one of one, two; found `tow`; did you mean `two`?",
         "whole.yaml:6: named.x.name: `name` is missing",
-        "whole.yaml:6: named.x.size: Input should be a valid integer, unable to parse string as an integer; found `big`",
+        "whole.yaml:6: named.x.size: Input should be a valid integer, unable to parse string as an integer"
+        "; found `big`",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("parts: [", "whole.yaml:2:1: not valid YAML"),
+        ("parts: [\n", "whole.yaml:2:1: not valid YAML"),
         ("parts: []\nparts: []\n", "whole.yaml:2:1: not valid YAML"),
         ("- a\n", "whole.yaml:1: expected a mapping"),
         ("parts:\n\t- a\n", "whole.yaml:2:1: not valid YAML"),
@@ -72,7 +74,7 @@ def test_the_exported_schema_accepts_the_template_and_refuses_unknown_keys(name:
     write_schemas(tmp_path)
     schema = json.loads((tmp_path / name.replace(".yaml", ".json")).read_text(encoding="utf-8"))
     data = YAML(typ="safe").load((TEMPLATES / name).read_text(encoding="utf-8")) or {}
-    plain = json.loads(json.dumps(data, default=str))
+    plain = {key: value for key, value in json.loads(json.dumps(data, default=str)).items() if value is not None}
     jsonschema.validate(plain, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**plain, "no_such_key": 1}, schema)

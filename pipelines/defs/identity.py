@@ -22,6 +22,8 @@ IDENTITY_TABLES = {
     "identity_map": "identifier → one_id with history (SCD2)",
     "identity_change": "the change feed: mint, merge, split, move, resurrect, retire, forget",
 }
+# What of the report is worth a line while it runs; all of it is in the asset's metadata.
+NOTED = ("mode", "identifiers", "people", "merges", "splits", "refusals", "changes")
 
 
 def identity_key(table: str) -> dg.AssetKey:
@@ -55,7 +57,7 @@ def identity(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterat
             progress=lambda stage, *_: tracker(0, phase=str(stage)),
         )
         facts = {name: value for name, value in asdict(report).items() if isinstance(value, (int, float, str))}
-        tracker.note(**{name: value for name, value in facts.items() if isinstance(value, int)})
+        tracker.note(**{name: facts[name] for name in NOTED if name in facts})
         for table in IDENTITY_TABLES:
             rows = con.execute(f"select count(*) from identity.{table}").fetchall()[0][0]
             yield dg.MaterializeResult(asset_key=identity_key(table), metadata={"dagster/row_count": rows, **facts})

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import dagster as dg
 
+from cdp.errors import ConfigError
+from pipelines.check_results import save_results
 from pipelines.defs.models import evidence_key
 from pipelines.progress import track
 from pipelines.resources import BrandHome
 from pipelines.sql_assets import key_of
-from cdp.errors import ConfigError
-from pipelines.check_results import save_results
 from warehouse.expectations import CheckResult, Suite, run_suites
 from warehouse.raw import reconcile
 

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
 from cdp.quality.anomalies import AnomalyRules
-from warehouse import report_business, report_operations
+from warehouse import report_business, report_growth, report_operations
 from warehouse.anomalies import check_arrivals, check_flows
 from warehouse.connection import open_guard
 from warehouse.expectations import CheckResult
@@ -107,6 +107,7 @@ def _sections(page: Context, home: Home, anomalies: Sequence[CheckResult], rules
         (page.t("成交", "Sales"), report_business.sales),
         (page.t("漏斗", "Funnels"), report_business.funnels),
         (page.t("同期群与终身价值", "Cohorts and lifetime value"), report_business.cohorts),
+        (page.t("渠道与裂变", "Channels and referral"), report_growth.channels),
         (page.t("标签", "Tags"), report_business.tags),
         (page.t("企业微信标签同步", "Tags to WeCom"), partial(report_operations.sync, path=home.sync_ledger)),
         (page.t("质量检查", "Quality"), partial(report_operations.quality, found=anomalies)),

@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from warehouse import report_charts as charts
-from warehouse.report_parts import Chart, Context, Fact, Grid, Section, change, count, numbers, ratio, share
+from warehouse.report_growth import repurchase, stages
+from warehouse.report_parts import Chart, Context, Fact, Grid, Section, change, count, moved, numbers, ratio, share
 
 _DAYS = 60
 _COHORTS = 12
@@ -68,9 +69,7 @@ def _new_people(page: Context) -> Chart:
     )
     names = {False: t("实名", "known"), True: t("仅设备", "device only")}
     data = [{"at": str(row["at"]), "value": row["value"], "kind": names[bool(row["is_anonymous"])]} for row in rows]
-    return Chart(
-        t("每月新识别的人", "People first seen, by month"), charts.columns(data, time_format="%y-%m", unit="month")
-    )
+    return Chart(t("每月新识别的人", "People first seen, by month"), charts.columns(data, unit="month"))
 
 
 def _identifier_types(page: Context) -> Chart:
@@ -158,7 +157,10 @@ def _gmv(page: Context) -> Chart | None:
     return Chart(
         t("净成交变化的来源（LMDI，各项相加无余数）", "What moved net sales (LMDI; the parts leave no rest)"),
         charts.waterfall(steps),
-        t("只含付款时已可触达的人：好友、粉丝、会员或群成员。", "Only people the brand could reach when they paid."),
+        t(
+            "只含付款时已可触达的人：好友、粉丝、会员或群成员。两端总额的柱不从零起画，以便看清各项。",
+            "Only people the brand could reach when they paid. The two totals are not drawn from zero.",
+        ),
     )
 
 
@@ -263,8 +265,9 @@ def cohorts(page: Context) -> Section:
     rows = page.rows(
         "select cohort_month, months_since, people, buyers, cumulative_net_per_person from marts.fct_ltv_cohorts"
         " where cohort_month in (select distinct cohort_month from marts.fct_ltv_cohorts order by 1 desc limit ?)"
-        " and months_since <= ? order by cohort_month, months_since",
-        [_COHORTS, _COHORTS],
+        " and months_since <= ? and (months_since = 0 or cohort_month + to_months(months_since::int)"
+        " < date_trunc('month', ?::date)) order by cohort_month, months_since",  # an open month would look like a fall
+        [_COHORTS, _COHORTS, page.day],
     )
     if not rows:
         return Section(name, title, empty=t("还没有人付过款。", "Nobody has paid yet."))
@@ -294,7 +297,7 @@ def cohorts(page: Context) -> Section:
         title_heat = t("每月仍有购买的人，%", "Still buying in the month, %")
         pictures.insert(0, Chart(title_heat, charts.heatmap(heat, x_title=months)))
     facts, grids, lead = _lifetime(page)
-    return Section(name, title, lead=lead, facts=facts, charts=pictures, grids=grids)
+    return Section(name, title, lead=lead, facts=facts, charts=pictures, grids=[*repurchase(page), *grids])
 
 
 def _lifetime(page: Context) -> tuple[list[Fact], list[Grid], str]:
@@ -380,7 +383,7 @@ def tags(page: Context) -> Section:
         [
             labels.get(group, group),
             *(count(row["tagged"]), share(ratio(row["tagged"] or 0, row["people"] or 0))),
-            *(f"+{count(row['entering'])}", f"-{count(row['leaving'])}"),
+            *(moved(row["entering"], "+"), moved(row["leaving"], "-")),
             t("已发布", "published")
             if row["status"] == "published"
             else t("沿用上版：", "kept: ") + (row["reason"] or ""),
@@ -388,7 +391,11 @@ def tags(page: Context) -> Section:
         for group, row in latest.items()
     ]
     heads = [t("标签组", "group"), t("有标签的人", "people"), t("覆盖", "coverage"), t("进", "in"), t("出", "out")]
-    grids = [Grid(t("最近一次计算", "The last run"), [*heads, t("状态", "state")], body), *_flows(page, labels)]
+    grids = [
+        Grid(t("最近一次计算", "The last run"), [*heads, t("状态", "state")], body),
+        *stages(page),
+        *_flows(page, labels),
+    ]
     return Section(
         name,
         title,

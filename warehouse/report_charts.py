@@ -9,7 +9,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 FONT = "system-ui, 'PingFang SC', 'Microsoft YaHei', 'Noto Sans CJK SC', 'Noto Sans SC', sans-serif"
 MAIN, SOFT, UP, DOWN, INK, GRID = "#0f766e", "#99c9c4", "#0f766e", "#b45309", "#334155", "#e2e8f0"
@@ -56,24 +56,15 @@ def bars(rows: Sequence[Row], *, colour: str = MAIN) -> str:
     return _svg(rows, {"layer": layer, "height": {"step": 27}})
 
 
-def columns(rows: Sequence[Row], *, time_format: str = "%m-%d", unit: str = "day") -> str:
+def columns(rows: Sequence[Row], *, unit: Literal["day", "month"] = "day") -> str:
     """Columns over time. Rows: `at` (ISO date), `value`; optional `kind`, which stacks them in colours."""
-    encoding: dict[str, Any] = {
-        "x": {
-            "field": "at",
-            "type": "temporal",
-            "timeUnit": {"day": "yearmonthdate", "month": "yearmonth"}[unit],
-            "axis": {
-                "title": None,
-                "format": time_format,
-                "labelOverlap": True,
-                "labelSeparation": 8,
-                "labelFlush": False,
-                "grid": False,
-            },
-        },
-        "y": _amount("value"),
-    }
+    axis = {"title": None, "labelOverlap": True, "labelSeparation": 8, "labelFlush": False, "grid": False}
+    if unit == "day":
+        x = {"field": "at", "type": "temporal", "timeUnit": "yearmonthdate", "axis": {**axis, "format": "%m-%d"}}
+    else:
+        rows = [{**row, "at": str(row["at"])[2:7]} for row in rows]
+        x = {"field": "at", "type": "ordinal", "axis": {**axis, "labelAngle": 0, "labelOverlap": "parity"}}
+    encoding: dict[str, Any] = {"x": x, "y": _amount("value")}
     if any("kind" in row for row in rows):
         encoding["color"] = _coloured("kind", rows)
     mark = {"type": "bar", "color": MAIN, "width": {"band": 0.8}}

@@ -15,7 +15,7 @@ from cdp.quality.anomalies import AnomalyRules, judge_freshness
 from warehouse.expectations import CheckResult
 from warehouse.home import Home
 from warehouse.landing_ledger import BatchRecord, LandingLedger
-from warehouse.report_parts import Context, Fact, Grid, Section, count, ratio, share
+from warehouse.report_parts import Context, Fact, Grid, Section, count, moved, ratio, share
 
 _STATES = {
     "verified": ("已核对一致", "verified"),
@@ -29,6 +29,8 @@ _STATES = {
     "human_changed": ("被人工改动", "changed by people"),
     "held": ("暂缓", "held"),
 }
+_VERDICTS = {"READY": "可以执行", "HELD": "等待审批", "STOPPED": "禁止执行", "EMPTY": "无需变更"}
+_RUNS = {"done": "已完成", "partial": "部分失败", "stopped": "已停止", "running": "执行中"}
 _GOOD_STATES = ("verified", "acked")
 _SHOWN_CHECKS = 40
 
@@ -150,12 +152,16 @@ def _sync_section(
         lead=t(f"计划 {plan['plan_id']}（{at}）：{outcome}。", f"Plan {plan['plan_id']} ({at}): {outcome}."),
         facts=[
             Fact(t("关系", "Relations"), count(summary.get("relations"))),
-            Fact(t("加标签", "Adds"), f"+{count(summary.get('adds'))}"),
-            Fact(t("去标签", "Removes"), f"-{count(summary.get('removes'))}"),
-            Fact(t("计划结论", "Verdict"), str(plan["verdict"]), tone="good" if plan["verdict"] == "READY" else "warn"),
+            Fact(t("加标签", "Adds"), moved(summary.get("adds"), "+")),
+            Fact(t("去标签", "Removes"), moved(summary.get("removes"), "-")),
+            Fact(
+                t("计划结论", "Verdict"),
+                t(_VERDICTS.get(plan["verdict"], plan["verdict"]), plan["verdict"]),
+                tone="good" if plan["verdict"] == "READY" else "warn",
+            ),
             Fact(
                 t("执行", "Run"),
-                str(run["state"]) if run else "–",
+                t(_RUNS.get(run["state"], run["state"]), run["state"]) if run else "–",
                 tone="good" if run and run["state"] == "done" else "",
             ),
             *([Fact(t("变化的标签", "Tags changed"), count(len(changed)))] if changed else []),
@@ -199,9 +205,9 @@ def quality(page: Context, found: Sequence[CheckResult]) -> Section:
         return Section(name, title, empty=t("这个版本没有检查记录。", "This version has no record of checks."))
     failed = sorted((row for row in rows if not row["passed"]), key=lambda row: (row["severity"], row["table_name"]))
     errors = sum(row["severity"] == "error" for row in failed)
-    by_table: dict[str, list[bool]] = defaultdict(list)
+    by_layer: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        by_table[row["table_name"]].append(bool(row["passed"]))
+        by_layer[row["table_name"].split(".")[0]].append(bool(row["passed"]))
     heads = [t("表", "table"), t("检查", "check"), t("级别", "severity"), t("实际", "observed")]
     level = {"error": t("错误", "error"), "warn": t("提醒", "warning")}
     body = [
@@ -211,8 +217,8 @@ def quality(page: Context, found: Sequence[CheckResult]) -> Section:
     more = len(failed) - len(body)
     note = t(f"另有 {more} 项。", f"{more} more.") if more else ""
     grids = [Grid(t("未通过", "Not passed"), heads, body, numeric=False, note=note)] if body else []
-    tables = [[table, count(len(passed)), count(sum(passed))] for table, passed in sorted(by_table.items())]
-    grids.append(Grid(t("逐表", "By table"), [t("表", "table"), t("检查", "checks"), t("通过", "passed")], tables))
+    layers = [[layer, count(len(passed)), count(sum(passed))] for layer, passed in sorted(by_layer.items())]
+    grids.append(Grid(t("逐层", "By layer"), [t("层", "layer"), t("检查", "checks"), t("通过", "passed")], layers))
     return Section(
         name,
         title,

@@ -134,6 +134,11 @@ def count(number: float | None) -> str:
     return "–" if number is None or math.isnan(number) else f"{number:,.0f}"
 
 
+def moved(number: float | None, sign: str) -> str:
+    """`+12` or `-12`; `0` without a sign."""
+    return f"{sign}{number:,.0f}" if number else "0"
+
+
 def share(part: float | None, digits: int = 1) -> str:
     """`12.3 %` of a share from 0 to 1; a dash for nothing."""
     return "–" if part is None or math.isnan(part) else f"{part * 100:.{digits}f} %"

@@ -23,7 +23,7 @@ from warehouse.report import build_report
 from warehouse.report_parts import share
 from warehouse.sync_ledger import SyncLedger
 
-SECTIONS = ["people", "sales", "funnels", "cohorts", "tags", "sync", "quality", "sources"]
+SECTIONS = ["people", "sales", "funnels", "cohorts", "channels", "tags", "sync", "quality", "sources"]
 
 
 class Page(HTMLParser):
@@ -177,6 +177,7 @@ def test_tables_without_rows_say_so(bare: Path, tmp_path: Path) -> None:
         "sales": "没有已支付订单",
         "funnels": "没有人进入任何漏斗",
         "cohorts": "没有人付过款",
+        "channels": "没有可归因的订单、渠道或邀请",
         "tags": "没有声明任何标签",
         "sync": "没有同步计划",
         "quality": "没有检查记录",

@@ -23,6 +23,8 @@ STORAGE_VERSION = "v1.4.0"
 INTERNAL_SCHEMAS = ("raw", "staging", "identity", "intermediate", "activation", "meta")
 MARTS_CATALOG = "marts_db"
 MARTS_SCHEMA = "marts"
+# Tables of `marts` as they are before masking; in the internal file, published only in the edition for personal data.
+PII_SCHEMA = "marts_pii"
 _GIB = 1024**3
 
 

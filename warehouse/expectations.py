@@ -162,7 +162,10 @@ def run_suite(con_or_path: duckdb.DuckDBPyConnection | Path, suite: Suite) -> li
 def run_suites(con_or_path: duckdb.DuckDBPyConnection | Path, suites: Sequence[Suite]) -> list[CheckResult]:
     """Run several suites in one go, which saves setting Great Expectations up for each."""
     if isinstance(con_or_path, Path):
-        with duckdb.connect(str(con_or_path), read_only=True) as con:
+        with duckdb.connect(":memory:") as con:
+            path = str(con_or_path).replace("'", "''")
+            con.execute(f"attach '{path}' as {MARTS_CATALOG} (read_only)")
+            con.execute(f"use {MARTS_CATALOG}")
             return run_suites(con, suites)
     with _great_expectations(con_or_path) as runner:
         return [result for suite in suites for table in suite.tables for result in runner.run(table)]
@@ -302,8 +305,8 @@ def _cursor(con: duckdb.DuckDBPyConnection, *, in_marts: bool) -> duckdb.DuckDBP
     if as_of is not None:
         cursor.execute("set variable as_of = ?::timestamptz", [as_of])
         cursor.execute("set variable timezone = ?", [timezone])
-    if in_marts:
-        cursor.execute(f"use {MARTS_CATALOG}")
+    here = con.execute("select current_database()").fetchall()[0][0]
+    cursor.execute(f'use "{MARTS_CATALOG if in_marts else here}"')
     return cursor
 
 

@@ -21,6 +21,7 @@ from sqlglot.errors import ParseError, TokenError
 
 from cdp.config import nearest
 from cdp.errors import ConfigError
+from cdp.privacy.masking import MASKS, Mask
 
 DIALECT = "duckdb"
 Materialized = Literal["table", "view", "incremental"]
@@ -36,16 +37,22 @@ LAYER_SCHEMAS = {
 _HEADER = re.compile(r"\A\s*/\*(.*?)\*/", re.DOTALL)
 _FIELD = re.compile(r"^\s*([a-z_]+):\s*(.+?)\s*$")
 _FIELDS = ("grain", "owner", "materialized", "unique_key", "partition", "schema", "sensitivity", "description_zh")
-_PERSONAL = re.compile(r"\s*\[personal\]\s*$")
+_PERSONAL = re.compile(r"\s*\[personal(?::\s*(\w+))?\]\s*$")
+_MARTS = "marts"
 
 
 @dataclass(frozen=True)
 class ModelColumn:
-    """One output column; *description* is the comment behind it. `[personal]` at its end marks personal data."""
+    """One output column; *description* is the comment behind it.
+
+    `[personal]` at the comment's end marks personal data; `[personal: phone]` says besides how a published table masks
+    it (see `cdp.privacy.masking`), which every personal column of the schema `marts` must say.
+    """
 
     name: str
     description: str = ""
     sensitivity: Sensitivity = "none"
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,11 @@ class Model:
     @property
     def schema(self) -> str:
         return self.name.split(".")[0]
+
+    @property
+    def masked(self) -> dict[str, Mask]:
+        """Columns that a published table shows masked, with the mask."""
+        return {column.name: column.mask for column in self.columns if column.mask and self.schema == _MARTS}
 
     @property
     def relation(self) -> str:
@@ -185,6 +197,13 @@ def read_model(path: Path, root: Path) -> Model:
     tree = _parsed(sql, path)
     columns = tuple(_columns(tree, path))
     names = [column.name for column in columns]
+    schema = header.get("schema", LAYER_SCHEMAS[layer])
+    for column in columns:
+        if schema == _MARTS and column.sensitivity == "personal" and column.mask is None:
+            raise ConfigError(
+                f"{path}:{_line_of(sql, column.name)}: `{column.name}` is personal and would be published: "
+                f"say how it is masked, e.g. `[personal: phone]` (one of {', '.join(MASKS)})"
+            )
     grain = _names(header.get("grain", ""))
     for key, listed in (("grain", grain), ("unique_key", _names(header.get("unique_key", "")))):
         for name in listed:
@@ -198,7 +217,7 @@ def read_model(path: Path, root: Path) -> Model:
     if materialized == "incremental" and not ("unique_key" in header or "partition" in header):
         raise ConfigError(f"{path}:1: an incremental model needs `unique_key:` or `partition:` in its header")
     return Model(
-        name=f"{header.get('schema', LAYER_SCHEMAS[layer])}.{path.stem}",
+        name=f"{schema}.{path.stem}",
         layer=layer,
         path=path,
         sql=sql,
@@ -289,8 +308,16 @@ def _columns(tree: exp.Query, path: Path) -> Iterator[ModelColumn]:
             raise ConfigError(f"{path}:{line}: the last CTE lists its columns one by one; found `{node.sql(DIALECT)}`")
         comments = [*(node.comments or []), *((node.this.comments if isinstance(node, exp.Alias) else None) or [])]
         text = " ".join(comment.strip() for comment in comments)
-        personal = bool(_PERSONAL.search(text))
-        yield ModelColumn(node.alias_or_name, _PERSONAL.sub("", text), "personal" if personal else "none")
+        found = _PERSONAL.search(text)
+        mask = found[1] if found else None
+        if mask is not None and mask not in MASKS:
+            raise ConfigError(f"{path}:{line_of_node(node)}: no mask is called `{mask}`{nearest(mask, MASKS)}")
+        yield ModelColumn(
+            node.alias_or_name,
+            _PERSONAL.sub("", text),
+            "personal" if found else "none",
+            mask,  # type: ignore[arg-type]  # one of MASKS
+        )
 
 
 def _ordered(models: Mapping[str, Model]) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from sqlglot.schema import MappingSchema
 
 from cdp.config import nearest
 from cdp.errors import ConfigError, FatalError
-from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA
+from cdp.privacy.masking import mask_sql
+from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA, PII_SCHEMA
 from warehouse.model_files import (
     DIALECT,
     ExternalTable,
@@ -182,13 +183,22 @@ def _sources(root: Node) -> list[str]:
 
 def _run_one(con: duckdb.DuckDBPyConnection, model: Model) -> ModelRun:
     started = time.perf_counter()
+    if model.masked:
+        _transact(con, model, _replace_unmasked)
+    _transact(con, model, _make)
+    rows = None
+    if model.materialized != "view":
+        rows = int(con.execute(f"select count(*) from {qualified_name(model.name)}").fetchall()[0][0])
+    return ModelRun(model.name, rows, time.perf_counter() - started)
+
+
+def _transact(
+    con: duckdb.DuckDBPyConnection, model: Model, act: Callable[[duckdb.DuckDBPyConnection, Model], None]
+) -> None:
+    """Do *act* in one transaction (which DuckDB limits to one of the two files)."""
     con.execute("begin")
     try:
-        if model.materialized == "incremental" and _existing_kind(con, model) == "table":
-            _merge(con, model)
-        else:
-            _replace(con, model)
-        _comment(con, model)
+        act(con, model)
         con.execute("commit")
     except duckdb.Error as error:
         con.execute("rollback")
@@ -196,10 +206,22 @@ def _run_one(con: duckdb.DuckDBPyConnection, model: Model) -> ModelRun:
     except BaseException:
         con.execute("rollback")
         raise
-    rows = None
-    if model.materialized != "view":
-        rows = int(con.execute(f"select count(*) from {qualified_name(model.name)}").fetchall()[0][0])
-    return ModelRun(model.name, rows, time.perf_counter() - started)
+
+
+def _make(con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    if model.materialized == "incremental" and _existing_kind(con, model) == "table":
+        _merge(con, model)
+    else:
+        _replace(con, model)
+    _comment(con, model, qualified_name(model.name))
+
+
+def _replace_unmasked(con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    """The table with its personal columns as they are, for the edition that may hold them."""
+    con.execute(f"create schema if not exists {PII_SCHEMA}")
+    target = f'{PII_SCHEMA}."{model.relation}"'
+    con.execute(f"create or replace table {target} as {executable_sql(model)}")
+    _comment(con, model, target)
 
 
 def _replace(con: duckdb.DuckDBPyConnection, model: Model) -> None:
@@ -210,7 +232,19 @@ def _replace(con: duckdb.DuckDBPyConnection, model: Model) -> None:
         con.execute(f"drop {existing} {target}")
     if model.schema != MARTS_SCHEMA:
         con.execute(f'create schema if not exists "{model.schema}"')
-    con.execute(f"create or replace {kind} {target} as {executable_sql(model)}")
+    con.execute(f"create or replace {kind} {target} as {_published_sql(model)}")
+
+
+def _published_sql(model: Model) -> str:
+    """The query of *model*, its personal columns masked where it is published."""
+    if not model.masked:
+        return executable_sql(model)
+    masks = ", ".join(f'{mask_sql(_quoted(name), mask)} as "{name}"' for name, mask in model.masked.items())
+    return f'select * replace ({masks}) from {PII_SCHEMA}."{model.relation}"'
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def _merge(con: duckdb.DuckDBPyConnection, model: Model) -> None:
@@ -234,10 +268,10 @@ def _existing_kind(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
     return None if not rows else ("view" if "view" in rows[0][0] else "table")
 
 
-def _comment(con: duckdb.DuckDBPyConnection, model: Model) -> None:
-    target = qualified_name(model.name)
+def _comment(con: duckdb.DuckDBPyConnection, model: Model, target: str) -> None:
     kind = "view" if model.materialized == "view" else "table"
-    text = f"{model.description} | grain: {', '.join(model.grain)}"
+    words = [model.description, model.header.get("description_zh", ""), f"grain: {', '.join(model.grain)}"]
+    text = " | ".join(word for word in words if word)
     con.execute(f"comment on {kind} {target} is {_literal(text)}")
     for column in model.columns:
         if column.description:

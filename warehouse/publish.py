@@ -23,10 +23,9 @@ import duckdb
 
 from cdp.config import nearest
 from cdp.errors import CheckFailedError, ConfigError, FatalError
-from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA
+from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA, PII_SCHEMA
 from warehouse.home import Home
 
-PII_SCHEMA = "marts_pii"
 META_SCHEMA = "_meta"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
 

@@ -82,8 +82,9 @@ def mask_sql(expression: str, kind: Mask) -> str:
         "name": f"case when len({expression}) <= 1 then '*' "
         f"when len({expression}) = 2 then concat(left({expression}, 1), '*') "
         f"else concat(left({expression}, 1), repeat('*', len({expression}) - 2), right({expression}, 1)) end",
-        "email": f"case when contains({expression}, '@') then concat(left({expression}, 1), '***@', "
-        f"split_part({expression}, '@', -1)) else '***' end",
+        "email": f"case when contains({expression}, '@') "
+        f"then concat(left(regexp_replace({expression}, '@[^@]*$', ''), 1), '***@', split_part({expression}, '@', -1)) "
+        f"else '***' end",
         "id": f"case when len({expression}) >= 8 then concat('…', right({expression}, 4)) else '…' end",
         "date": f"date_trunc('year', {expression})::date",
         "hide": "'***'",

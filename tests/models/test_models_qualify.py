@@ -71,12 +71,27 @@ def test_every_model_runs_on_an_empty_raw_layer(graph: ModelGraph, con: duckdb.D
     assert {run.rows for run in runs} <= {0, None}
 
 
-def test_no_mart_carries_a_plain_personal_column(graph: ModelGraph) -> None:
+def test_a_published_table_masks_every_personal_column(graph: ModelGraph) -> None:
+    named = {"phone", "name", "unionid", "openid", "email"}
     for model in graph.models.values():
-        if model.schema == "marts":
-            assert not {column.name for column in model.columns} & {"phone", "name", "unionid", "openid", "email"} or (
-                model.relation == "dim_staff"
-            ), model.path
+        if model.schema == "marts" and model.relation != "dim_staff":
+            assert named & {column.name for column in model.columns} <= model.masked.keys(), model.path
+
+
+def test_a_personal_column_without_a_mask_is_refused(write) -> None:
+    path = write("fct_things", "colour -- whose [personal]\n        as colour", layer="marts")
+    with pytest.raises(ConfigError, match=r"`colour` is personal and would be published: say how it is masked"):
+        load_models(path.parents[1])
+
+
+def test_a_masked_model_is_plain_only_inside(things: duckdb.DuckDBPyConnection, write) -> None:
+    things.execute("create or replace table raw.things as select 1 as thing_id, '13800138000' as size")
+    path = write("fct_things", "size  -- phone [personal: phone]", layer="marts")
+    run_models(things, load_models(path.parents[1]), ["fct_things"])
+    assert things.execute("select size from marts_db.marts.fct_things").fetchall() == [("138****8000",)]
+    assert things.execute("select size from marts_pii.fct_things").fetchall() == [("13800138000",)]
+    comments = "select comment from duckdb_columns() where table_name = 'fct_things' and column_name = 'size'"
+    assert things.execute(comments).fetchall() == [("phone",), ("phone",)]
 
 
 def test_unknown_column_is_told_with_line_and_nearest_name(things: duckdb.DuckDBPyConnection, write) -> None:

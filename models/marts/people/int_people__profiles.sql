@@ -49,6 +49,7 @@ int_people__profiles as (
         arg_min(points, place) as points,  -- balance
         arg_min(name, place) as name,  -- [personal]
         arg_min(phone, place) as phone,  -- [personal]
+        arg_min(email, place) as email,  -- [personal]
         count(distinct phone) as phone_count,
         arg_min(gender, place) as gender,
         arg_min(birthday, place) as birthday,  -- [personal]

@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     server.add_argument(
         "--limits", choices=("on", "off"), help="the 45009 windows of the reference (default: as the state says)"
     )
+    server.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)
     brand = verbs.add_parser("brand", help="generate a brand with known truth")
     brand.add_argument("--out", type=Path, required=True)
     brand.add_argument("--people", type=int, default=20_000)
@@ -31,7 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
 
         limits = None if options.limits is None else options.limits == "on"
         scenario = scenario_path(options.scenario) if options.scenario else None
-        serve(options.state, host=options.host, port=options.port, scenario=scenario, limits=limits)
+        serve(
+            options.state,
+            host=options.host,
+            port=options.port,
+            scenario=scenario,
+            limits=limits,
+            end_with_stdin=options.end_with_stdin,
+        )
         return 0
     from sandbox.brand import generate
 

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -73,7 +75,15 @@ def _protocol(world: World) -> type[asyncio.Protocol]:
     return Noting
 
 
-def serve(state_path: Path, *, host: str, port: int, scenario: Path | None = None, limits: bool | None = None) -> None:
+def serve(
+    state_path: Path,
+    *,
+    host: str,
+    port: int,
+    scenario: Path | None = None,
+    limits: bool | None = None,
+    end_with_stdin: bool = False,
+) -> None:
     """Serve until stopped. A `restart` replaces this process by a new one on the same port and state."""
     listener = socket.create_server((host, port), reuse_port=False, backlog=512)
     port = listener.getsockname()[1]
@@ -85,9 +95,12 @@ def serve(state_path: Path, *, host: str, port: int, scenario: Path | None = Non
 
     def restart() -> None:
         arguments = ["serve", "--state", str(state_path), "--host", host, "--port", str(port)]
+        arguments += ["--end-with-stdin"] if end_with_stdin else []
         os.execv(sys.executable, [sys.executable, "-m", "sandbox", *arguments])  # noqa: S606 (this very program)
 
     world.restart = restart
+    if end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     application = Application(world, routes(), admin)
     config = uvicorn.Config(
         application,
@@ -105,6 +118,12 @@ def serve(state_path: Path, *, host: str, port: int, scenario: Path | None = Non
     )
     logging.getLogger("uvicorn.error").addFilter(_expected)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _end_with_stdin() -> None:
+    """End this process when the one that started it is gone."""
+    sys.stdin.buffer.read()
+    os._exit(0)
 
 
 def _expected(record: logging.LogRecord) -> bool:
@@ -140,7 +159,7 @@ class RunningServer:
 
     def _launch(self) -> None:
         command = [sys.executable, "-m", "sandbox", "serve", "--state", str(self.state_path), "--host", self.host]
-        command += ["--port", str(self.port)]
+        command += ["--port", str(self.port), "--end-with-stdin"]
         if self._scenario is not None:
             command += ["--scenario", str(self._scenario)]
         if self._limits is not None:
@@ -149,8 +168,18 @@ class RunningServer:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH", "")])),
         }
-        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.port = self._announced_port()
         self.wait_ready()
+
+    def _announced_port(self) -> int:
+        """The port in the line the server prints once it listens. Raises `RuntimeError` when it ends before that."""
+        line = self._process.stdout.readline().decode() if self._process and self._process.stdout else ""
+        found = re.search(r"http://[^/]*:(\d+)/", line)
+        if found is None:
+            self.kill()
+            raise RuntimeError(f"the sandbox server did not start on {self.host}:{self.port}; state {self.state_path}")
+        return int(found[1])
 
     def wait_ready(self) -> None:
         """Return once the server answers. Raises `RuntimeError` when it ends or stays silent."""
@@ -178,6 +207,7 @@ class RunningServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._close_pipe()
 
     def restart(self) -> None:
         """Kill and start again on the same port and state."""
@@ -193,6 +223,12 @@ class RunningServer:
                 self._process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout) if self._process is not None else ():
+            if pipe is not None:
+                pipe.close()
 
     def __enter__(self) -> RunningServer:
         return self
@@ -205,13 +241,6 @@ def _root() -> str:
     return str(Path(__file__).resolve().parent.parent)
 
 
-def free_port(host: str) -> int:
-    """A port that is free now."""
-    with socket.create_server((host, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def start(
     state_path: Path,
     host: str = "127.0.0.1",
@@ -220,5 +249,8 @@ def start(
     scenario: Path | None = None,
     limits: bool | None = None,
 ) -> RunningServer:
-    """Start the server in a process of its own and wait until it answers. *limits*: False lifts the 45009 windows."""
-    return RunningServer(Path(state_path), host, port or free_port(host), scenario, limits)
+    """Start the server in a process of its own and wait until it answers; it ends with its starter.
+
+    *port* 0 takes a free one; *limits* False lifts the 45009 windows.
+    """
+    return RunningServer(Path(state_path), host, port, scenario, limits)

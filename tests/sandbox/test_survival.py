@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
+import pytest
 
 from sandbox.server import RunningServer
-from tests.sandbox.corp import STAFF, Corp, customer
+from tests.sandbox.corp import STAFF, Corp, customer, write_corp
 
 
 def test_what_was_answered_survives_kills_in_full_flight(fresh: RunningServer) -> None:
@@ -65,3 +70,21 @@ def test_restart_on_demand_comes_back_on_the_same_address(fresh: RunningServer) 
     assert fresh.admin("GET", "faults")["faults"] == []
     assert customer(2) in {row["external_contact"]["external_userid"] for row in corp.pull([STAFF[2]])}
     corp.http.close()
+
+
+def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    path = write_corp(tmp_path / "wecom.sqlite")
+    program = (
+        "import time; from pathlib import Path; from sandbox.server import start;"
+        f" server = start(Path({str(path)!r})); print(server.port, flush=True); time.sleep(60)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert starter.stdout is not None
+    port = int(starter.stdout.readline())
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    with pytest.raises(ConnectionRefusedError):  # noqa: PT012 (until the port is closed)
+        for _ in range(200):
+            socket.create_connection(("127.0.0.1", port)).close()
+            time.sleep(0.05)

@@ -40,8 +40,9 @@ def collect(
         )
 
     def started(host: str, port: int) -> None:
-        for line in addresses(f"http://{host}:{port}", collector):
-            console.print(line, highlight=False)
+        shown = f"[{host}]" if ":" in host else host
+        for line in addresses(f"http://{shown}:{port}", collector):
+            console.print(line, highlight=False, soft_wrap=True)
 
     serve(collector, host=host, port=port, on_started=started)
     console.print("[green]✓[/] stopped; every file is closed")

@@ -49,7 +49,7 @@ class SegmentLog:
         file = self._open() if self._file is None else self._file
         try:
             _write_all(file, data)
-            os.fdatasync(file)
+            _sync(file)
         except OSError:
             self._abandon()
             raise
@@ -102,6 +102,14 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def _sync(file: int) -> None:
+    """Content and length to disk; macOS has no `fdatasync`."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(file)
+    else:
+        os.fsync(file)
 
 
 def hand_over(path: Path, size: int, now: datetime) -> Path | None:

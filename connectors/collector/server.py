@@ -57,6 +57,7 @@ def create_app(collector: Collector) -> Starlette:
     return Starlette(
         lifespan=lifespan,
         middleware=[cors],
+        exception_handlers={404: _unknown, 405: _unknown},
         routes=[
             *(Route(path, sensors, methods=["GET", "POST"]) for path in ("/sa", "/sa.gif", "/debug")),
             Route("/v1/pixel/{kind}", segment, methods=["GET"]),
@@ -67,6 +68,10 @@ def create_app(collector: Collector) -> Starlette:
             Route("/health", health, methods=["GET"]),
         ],
     )
+
+
+async def _unknown(request: Request, _: Exception) -> Response:
+    return failure(404, "not_found", f"nothing is collected here by {request.method}; see the guide of `cdp collect`")
 
 
 async def _roll_forever(collector: Collector) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import itertools
 import os
 import sys
 import tempfile
@@ -74,15 +75,24 @@ def segment(count: int) -> Case:
     return Case(f"segment, {count} a request", http("POST", "/v1/batch", body), count)
 
 
-async def drive(port: int, request: bytes, seconds: float) -> list[float]:
-    """Latencies (s) of requests sent back to back over `CONNECTIONS` connections; any answer but 200 raises."""
-    latencies: list[float] = []
-    end = time.perf_counter() + seconds
+async def drive(port: int, request: bytes, seconds: float, rate: float | None = None) -> list[float]:
+    """Latencies (s) over `CONNECTIONS` connections; any answer but 200 raises.
 
-    async def worker() -> None:
+    Without *rate*, requests follow one another as fast as they are answered. With it (requests a second over all
+    connections) each has a time at which it is due, and its latency counts from there: waiting in line is not left out.
+    """
+    latencies: list[float] = []
+    start = time.perf_counter()
+
+    async def worker(place: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < end:
+        for number in itertools.count():
             begun = time.perf_counter()
+            if rate is not None:
+                begun = start + (number * CONNECTIONS + place) / rate
+                await asyncio.sleep(max(0.0, begun - time.perf_counter()))
+            if begun >= start + seconds:
+                break
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
@@ -92,7 +102,7 @@ async def drive(port: int, request: bytes, seconds: float) -> list[float]:
             latencies.append(time.perf_counter() - begun)
         writer.close()
 
-    await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
+    await asyncio.gather(*(worker(place) for place in range(CONNECTIONS)))
     return latencies
 
 
@@ -130,7 +140,9 @@ def main(seconds: float) -> None:
                 latencies = asyncio.run(drive(port, case.request, seconds))
                 rate = report(case.name, latencies, seconds, case.events)
                 print(f"{'':26} {peer / rate:9.2f} times the peer's time a request")
-                sent[case.name.split(",")[0]] += len(latencies) * case.events
+                paced = asyncio.run(drive(port, case.request, seconds, rate / 2))
+                report("  at half that rate", paced, seconds, case.events)
+                sent[case.name.split(",")[0]] += (len(latencies) + len(paced)) * case.events
             collector.stop()
         for log, count in sent.items():
             found = len(lines_of(Path(folder), log))

@@ -93,6 +93,14 @@ def test_a_fault_of_our_own_is_logged_without_what_was_sent(
     assert "13800000001" not in caplog.text
 
 
+def test_an_unknown_address_is_told_as_json(tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        for reply in (await client.get("/config/Android.conf"), await client.put("/sa")):
+            assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
+
+    run(tmp_path, work)
+
+
 def test_who_has_no_key_cannot_fill_the_disk(tmp_path: Path) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         for key, status in (("", 400), ("key-1", 400)):

@@ -1,7 +1,9 @@
 """Analytics as the pipeline calls it.
 
-Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (reads its predictions), then `build_tags`,
-`build_funnels` and `build_metrics` in any order. All work as of the last closed business day and replace their tables in
+Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (reads its predictions), then
+`build_tags`,
+`build_funnels` and `build_metrics` in any order. All work as of the last closed business day and replace their tables
+in
 one transaction each.
 """
 

@@ -30,7 +30,8 @@ def attribution_tables(con: duckdb.DuckDBPyConnection, settings: AttributionConf
 
 
 def _paths(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None:
-    """Temp tables `attribution_orders` (paid orders before the cut) and `attribution_path` (their touches, numbered)."""
+    """Temp tables `attribution_orders` (paid orders before the cut) and `attribution_path` (their touches,
+    numbered)."""
     con.execute(
         f"""
         create or replace temp table attribution_orders as
@@ -48,7 +49,8 @@ def _paths(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None:
         with touched as (
             select orders.order_key, touches.touch_key, coalesce(touches.channel, touches.medium, 'unknown') as channel,
                 epoch_us(orders.paid_at) - epoch_us(touches.touched_at) as lag_us,
-                row_number() over (partition by orders.order_key order by touches.touched_at desc, touches.touch_key desc)
+                row_number() over (partition by orders.order_key order by touches.touched_at desc, touches.touch_key
+                    desc)
                     as from_end
             from temp.attribution_orders as orders
             inner join {MARTS}.fct_touches as touches on touches.one_id = orders.one_id
@@ -146,12 +148,11 @@ def _weights(
         # Each distinct channel has an equal share, spread evenly over its touches: parts of 1 / (channels x touches).
         "shapley": "(product_of_touches // channel_touches)::hugeint",
     }
-    selects = []
-    for name in settings.models:
-        selects.append(
-            f"select order_key, touch_key, channel, position, path_length, lag_us, {quoted(name)} as model,"
-            f" {rules[name]} as weight from paths left join removal using (channel)"
-        )
+    selects = [
+        f"select order_key, touch_key, channel, position, path_length, lag_us, {quoted(name)} as model,"
+        f" {rules[name]} as weight from paths left join removal using (channel)"
+        for name in settings.models
+    ]
     with view_of(con, "attribution_removal", removal):
         con.execute(
             f"""
@@ -271,7 +272,8 @@ def _control_sql(channel: str, condition: str) -> str:
             treated_orders - control_orders * treated / control - 1.96 * spread as incremental_low,
             treated_orders - control_orders * treated / control + 1.96 * spread as incremental_high
         from (
-            select count(*) filter (where not held_out) as treated, nullif(count(*) filter (where held_out), 0) as control,
+            select count(*) filter (where not held_out) as treated, nullif(count(*) filter (where held_out), 0) as
+                control,
                 sum(orders) filter (where not held_out) as treated_orders,
                 sum(orders) filter (where held_out) as control_orders,
                 sqrt(treated * coalesce(var_samp(orders) filter (where not held_out), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import duckdb
 
@@ -11,9 +12,11 @@ from cdp.tags.compile import Quantiles, quantile_sql, score_sql
 from cdp.tags.config import Score
 from warehouse.analytics_common import MARTS, Table, transaction
 
+_DIMENSIONS: tuple[Literal["recency", "frequency", "monetary"], ...] = ("recency", "frequency", "monetary")
 _PURCHASES = f"""
     select one_id, order_key, paid_at, paid_date, amount
-        - case when coalesce(refunded_at, paid_at) < getvariable('cut_at') then coalesce(refund_amount, 0) else 0 end as net
+        - case when coalesce(refunded_at, paid_at) < getvariable('cut_at') then coalesce(refund_amount, 0) else 0 end
+            as net
     from {MARTS}.fct_orders
     where is_paid and one_id is not null and paid_at < getvariable('cut_at')
 """
@@ -55,7 +58,8 @@ def repurchase_sql(settings: RepurchaseConfig) -> str:
         ),
         matured as (
             select * from firsts
-            where first_date >= getvariable('cut_day') - {days} - {within} and first_date < getvariable('cut_day') - {within}
+            where first_date >= getvariable('cut_day') - {days} - {within} and first_date < getvariable('cut_day') -
+                {within}
         ),
         months as (
             select distinct one_id, date_trunc('month', paid_date) as month_start from purchases
@@ -116,12 +120,13 @@ def _rfm_tables(con: duckdb.DuckDBPyConnection, settings: RfmConfig) -> list[Tab
     )
     scores = {}
     kept: list[tuple[str, Sequence[float], bool]] = []
-    for name in ("recency", "frequency", "monetary"):
-        fixed = settings.thresholds.get(name, ())  # type: ignore[call-overload]
-        score = Score(by=name, bins=settings.bins, best="low" if name == "recency" else "high", thresholds=fixed)
-        cuts: Sequence[float] = fixed or _quantiles(con, name, settings.bins)
-        kept.append((name, cuts, bool(fixed)))
-        scores[name] = score_sql(score, cuts)
+    for dimension in _DIMENSIONS:
+        fixed = settings.thresholds.get(dimension, ())
+        best: Literal["high", "low"] = "low" if dimension == "recency" else "high"
+        score = Score(by=dimension, bins=settings.bins, best=best, thresholds=fixed)
+        cuts: Sequence[float] = fixed or _quantiles(con, dimension, settings.bins)
+        kept.append((dimension, cuts, bool(fixed)))
+        scores[dimension] = score_sql(score, cuts)
     with transaction(con):
         for name, cuts, is_fixed in kept:
             con.execute(
@@ -202,18 +207,22 @@ def _stage_tables(con: duckdb.DuckDBPyConnection) -> list[Table]:
         "select count(*) from duckdb_tables() where schema_name = 'marts' and table_name = 'dim_tags'"
     ).fetchall()[0][0]
     if not (found and dims):
-        flow = "select null::text as tag_group, null::timestamptz as as_of, null::text as from_stage, null::text as to_stage,"
-        flow += " null::bigint as people where false"
-        stock = (
-            "select null::text as tag_group, null::timestamptz as as_of, null::text as stage, null::bigint as stock,"
-        )
-        stock += " null::bigint as entered, null::bigint as left_stage, null::bigint as stock_before where false"
+        flow = _nothing(tag_group="text", as_of="timestamptz", from_stage="text", to_stage="text", people="bigint")
+        stock = _nothing(
+            tag_group="text", as_of="timestamptz", stage="text", stock="bigint", entered="bigint", left_stage="bigint",
+            stock_before="bigint",
+        )  # fmt: skip
         return [Table("fct_stage_flow", flow, *_FLOW_TEXT), Table("fct_stage_stock", stock, *_STOCK_TEXT)]
     con.execute(_STAGE_SQL)
     return [
         Table("fct_stage_flow", "select * from temp.stage_flow order by all", *_FLOW_TEXT),
         Table("fct_stage_stock", "select * from temp.stage_stock order by all", *_STOCK_TEXT),
     ]
+
+
+def _nothing(**columns: str) -> str:
+    """A query with *columns* (name=type) and no row."""
+    return "select " + ", ".join(f"null::{kind} as {name}" for name, kind in columns.items()) + " where false"
 
 
 _STAGE_SQL = f"""

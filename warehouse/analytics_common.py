@@ -36,8 +36,7 @@ def frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> p
     """The result of *sql* as a Polars frame (with its columns, also when empty)."""
     relation = con.sql(sql, params=parameters) if parameters else con.sql(sql)
     result = pl.from_arrow(relation.to_arrow_table())
-    assert isinstance(result, pl.DataFrame)
-    return result
+    return result if isinstance(result, pl.DataFrame) else result.to_frame()
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def view_of(con: duckdb.DuckDBPyConnection, name: str, data: pl.DataFrame) -> It
 
 @dataclass(frozen=True)
 class Table:
-    """One marts table to write: *select* is its content, *comment* what one row is, *columns* what each column means."""
+    """One marts table to write: its content, what one row is, and what each column means."""
 
     name: str
     select: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 
 from cdp.config import nearest
 from cdp.errors import ConfigError
@@ -54,7 +55,7 @@ def funnel_chart(steps: Sequence[dict[str, Any]], *, title: str, path: Path) -> 
         raise ConfigError(f"a chart is .svg, .png or .html, not `{path.suffix}`")
     names = ("label", "reached", "rate", "rate_low", "rate_high", "step_no")
     rows = [{name: row[name] for name in names} for row in steps]
-    base = alt.Chart(alt.Data(values=rows), title=title).encode(
+    base = alt.Chart(pl.DataFrame(rows), title=title).encode(
         y=alt.Y("label:N", sort=alt.SortField("step_no"), title=None),
     )
     drawn = (

@@ -127,7 +127,7 @@ def run_funnel(
     _collect(con, funnel, marts)
     events, keys = _fetch(con)
     result = levels(funnel, events, timezone=timezone)
-    _store(con, funnel, result, keys)
+    _store(con, result, keys)
     _people(con, funnel, cut, marts)
     _steps(con, funnel, cut)
     return result
@@ -148,7 +148,8 @@ def _collect(con: duckdb.DuckDBPyConnection, funnel: Funnel, marts: str) -> None
             for number, item in enumerate(funnel.exclude)
         )
         selects.append(
-            f"select one_id{held}, event_at, event_key, cast({mask} as bigint) as mask, cast({excl or 0} as bigint) as excl"
+            f"select one_id{held}, event_at, event_key, cast({mask} as bigint) as mask, cast({excl or 0} as bigint) "
+            f"as excl"
             f" from {marts}.fct_journey where one_id is not null and event_at < getvariable('funnel_cut')"
             f"{whole}{_names_filter(funnel)}"
         )
@@ -161,7 +162,8 @@ def _collect(con: duckdb.DuckDBPyConnection, funnel: Funnel, marts: str) -> None
     kept = "" if funnel.order == "adjacent" else " where mask <> 0 or excl <> 0"
     con.execute(f"create or replace temp table funnel_raw as select * from ({body}){kept}")
     con.execute(
-        f"create or replace temp table funnel_units as select row_number() over (order by one_id{extra}) - 1 as unit_no,"
+        f"create or replace temp table funnel_units as select row_number() over (order by one_id{extra}) - 1 as "
+        f"unit_no,"
         f" one_id{extra} from (select distinct one_id{extra} from temp.funnel_raw where mask & 1 = 1)"
     )
     using = f"(one_id{extra})"
@@ -218,7 +220,7 @@ def _fetch(con: duckdb.DuckDBPyConnection) -> tuple[Events, np.ndarray]:
     return Events(offsets, t, mask, excl, day), np.asarray(data["key"], dtype=np.int64)
 
 
-def _store(con: duckdb.DuckDBPyConnection, funnel: Funnel, result: Levels, keys: np.ndarray) -> None:
+def _store(con: duckdb.DuckDBPyConnection, result: Levels, keys: np.ndarray) -> None:
     """Temp tables `funnel_rows` (levels) and `funnel_evidence` (one row per reached step, with its event)."""
     rows = pl.DataFrame(
         {
@@ -237,7 +239,8 @@ def _store(con: duckdb.DuckDBPyConnection, funnel: Funnel, result: Levels, keys:
     with view_of(con, "funnel_rows_in", rows), view_of(con, "funnel_evidence_in", evidence):
         con.execute("create or replace temp table funnel_rows as select * from funnel_rows_in")
         con.execute(
-            "create or replace temp table funnel_evidence as select evidence.row_no, evidence.step_no, events.event_key,"
+            "create or replace temp table funnel_evidence as select evidence.row_no, evidence.step_no, "
+            "events.event_key,"
             " events.event_at from funnel_evidence_in as evidence"
             " inner join temp.funnel_events as events on events.rowid = evidence.event_row"
         )

@@ -70,7 +70,8 @@ def _purchase_days(con: duckdb.DuckDBPyConnection, cut: Cut) -> None:
         select one_id, paid_date, sum(gross) as gross, sum(net) as net
         from (
             select one_id, paid_date, amount as gross,
-                amount - case when coalesce(refunded_at, paid_at) < $at then coalesce(refund_amount, 0) else 0 end as net
+                amount - case when coalesce(refunded_at, paid_at) < $at then coalesce(refund_amount, 0) else 0 end as
+                    net
             from {MARTS}.fct_orders
             where is_paid and one_id is not null and paid_at < $at
         )
@@ -94,7 +95,8 @@ def _buyers(con: duckdb.DuckDBPyConnection, end: date, settings: LtvConfig) -> B
     data = frame(
         con,
         f"""
-        select one_id, {counted}, count(*) - 1 as repeats, cast(sum(net) - arg_min(net, paid_date) as double) as repeat_net
+        select one_id, {counted}, count(*) - 1 as repeats, cast(sum(net) - arg_min(net, paid_date) as double) as
+            repeat_net
         from (
             select *, min(paid_date) over (partition by one_id) as first_date from temp.purchase_days
             where paid_date <= $end and (net > 0 or gross <= 0)
@@ -110,14 +112,14 @@ def _buyers(con: duckdb.DuckDBPyConnection, end: date, settings: LtvConfig) -> B
         one_id=data["one_id"],
         x=x,
         t_x=data["t_x"].to_numpy().astype(np.float64),
-        T=data["T"].to_numpy().astype(np.float64),
+        age=data["T"].to_numpy().astype(np.float64),
         mean_amount=np.divide(data["repeat_net"].to_numpy(), per, out=np.zeros_like(x), where=per > 0),
     )
 
 
 def _can_fit(history: Buyers) -> bool:
     """There is something to learn from: a repeat purchase, and time observed."""
-    return bool(len(history) and history.x.any() and history.T.any())
+    return bool(len(history) and history.x.any() and history.age.any())
 
 
 def _hold_out(con: duckdb.DuckDBPyConnection, end: date, metrics: MetricsConfig) -> HoldOutReport | None:
@@ -159,7 +161,7 @@ def _people_frame(history: Buyers, prediction: Prediction | None, published: boo
         "one_id": history.one_id.cast(pl.String),
         "x": history.x.astype(np.int64),
         "t_x": history.t_x.astype(np.int64),
-        "T": history.T.astype(np.int64),
+        "T": history.age.astype(np.int64),
     }
     names = ("p_alive", "exp_orders_90", "exp_orders_180", "exp_orders_365", "exp_aov")
     money = ("pred_net_90", "pred_net_180", "pred_net_365", "lo80", "hi80")

@@ -1,4 +1,5 @@
-"""Business metrics of the published version: GMV identity, first-order conversion, and what else build_metrics writes."""
+"""Business metrics of the published version: GMV identity, first-order conversion, and what else build_metrics
+writes."""
 
 from __future__ import annotations
 
@@ -227,7 +228,8 @@ _GMV_TEXT = (
     },
 )
 _FIRST_TEXT = (
-    "One row per period of becoming new and number of days: first-order conversion of people who had not bought before.",
+    "One row per period of becoming new and number of days: first-order conversion of people who had not bought "
+    "before.",
     {
         "period_start": "first day of the period in which the person became new, brand time",
         "days": "length of the window, days from the moment of becoming new",

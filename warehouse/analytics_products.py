@@ -16,7 +16,8 @@ def product_tables(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> 
         Table(
             "fct_next_best_product",
             f"""
-            select picks.one_id, picks.rank, picks.product_id, coalesce(products.product_name, picks.product_id) as value,
+            select picks.one_id, picks.rank, picks.product_id, coalesce(products.product_name, picks.product_id) as
+                value,
                 products.category, picks.score, picks.method
             from temp.next_best as picks
             left join (
@@ -54,7 +55,8 @@ def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, unti
         create or replace temp table next_best_similar as
         with baskets as (
             select basket, product_id from (
-                select basket, product_id, row_number() over (partition by basket order by min(seen_at), product_id) as n
+                select basket, product_id, row_number() over (partition by basket order by min(seen_at), product_id)
+                    as n
                 from temp.next_best_seen group by basket, product_id
             ) where n <= {settings.basket_limit}
         ),
@@ -87,7 +89,8 @@ def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, unti
         ),
         recent as (
             select one_id, product_id, max(seen_at) as seen_at from temp.next_best_seen group by one_id, product_id
-            qualify row_number() over (partition by one_id order by max(seen_at) desc, product_id) <= {settings.recent_items}
+            qualify row_number() over (partition by one_id order by max(seen_at) desc, product_id) <=
+                {settings.recent_items}
         ),
         similar_picks as (
             select recent.one_id, similar_items.other_id as product_id, sum(similar_items.similarity) as score
@@ -132,7 +135,8 @@ def _quality_sql(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> st
         ),
         truth as (
             select distinct lines.one_id, lines.product_id from {MARTS}.fct_order_lines as lines
-            anti join bought_before on bought_before.one_id = lines.one_id and bought_before.product_id = lines.product_id
+            anti join bought_before on bought_before.one_id = lines.one_id and bought_before.product_id =
+                lines.product_id
             where lines.paid_at >= {split} and lines.paid_at < getvariable('cut_at')
                 and lines.product_id is not null and lines.one_id is not null
         ),

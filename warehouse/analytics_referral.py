@@ -203,7 +203,8 @@ def _campaign_sql(matured_us: int) -> str:
             from sent group by campaign_id
         )
         select summed.campaign_id, summed.seeds, summed.reach, summed.generations, summed.invitations, summed.joined,
-            summed.first_orders, summed.k, summed.k_order, summed.matured_k, cycles.cycle_seconds as median_cycle_seconds,
+            summed.first_orders, summed.k, summed.k_order, summed.matured_k, cycles.cycle_seconds as
+                median_cycle_seconds,
             case when summed.matured_k < 1 then summed.seeds / (1 - summed.matured_k) end as ceiling
         from summed left join cycles on cycles.campaign_id = summed.campaign_id
         order by summed.campaign_id
@@ -221,7 +222,8 @@ _EDGE_TEXT = (
         "joined_at": "first joining inside the attribution window",
         "first_paid_at": "first paid order inside the attribution window",
         "is_credited": "the inviter earns credit for this invitee; at most one edge per invitee does",
-        "outcome": "credited | self | customer | not_joined | lost | not_first (someone else was, or a circle) | unknown",
+        "outcome": "credited | self | customer | not_joined | lost | not_first (someone else was, or a circle) | "
+        "unknown",
         "generation": "of the invitee inside the campaign; null without credit",
     },
 )

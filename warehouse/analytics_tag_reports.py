@@ -17,6 +17,7 @@ from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.tags import compile as compiled
 from cdp.tags.config import Group, RuleGroup, StageGroup, TagsConfig, TierGroup
+from cdp.tags.expressions import columns_of
 from warehouse.analytics_common import MARTS, business_cut
 from warehouse.analytics_tags import new_values_sql, prepare
 
@@ -73,7 +74,8 @@ def plan_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, marts: str = 
         found = con.execute(
             f"""
             with fresh as (
-                select distinct one_id, value from ({new_values_sql(group, marts=marts, manual=f"{marts}.fct_tag_manual")})
+                select distinct one_id, value from
+                    ({new_values_sql(group, marts=marts, manual=f"{marts}.fct_tag_manual")})
             ),
             living as (
                 select one_id, value from {marts}.fct_tags_current where tag_group = $grp
@@ -155,9 +157,9 @@ def _rules(con: duckdb.DuckDBPyConnection, group: Group, one_id: str) -> tuple[t
 def _inputs(con: duckdb.DuckDBPyConnection, group: Group, one_id: str, tags: TagsConfig) -> tuple[tuple[str, Any], ...]:
     names: set[str] = set()
     for _, expression in compiled.expressions_of(group):
-        names |= set(compiled.columns_of(expression))
+        names |= set(columns_of(expression))
     for name in sorted(names & set(tags.scores)):
-        names |= set(compiled.columns_of(tags.scores[name].by))
+        names |= set(columns_of(tags.scores[name].by))
     ordered = sorted(names)
     if not ordered:
         return ()
@@ -180,7 +182,8 @@ def replay_tags(
 ) -> tuple[list[Restatement], tuple[str, ...]]:
     """Compute the tags of an earlier day again from today's data and compare them with the history.
 
-    *model_sql*: the text of the model `fct_person_features`. Returns the differences, which late events made, in a fixed
+    *model_sql*: the text of the model `fct_person_features`. Returns the differences, which late events made, in a
+        fixed
     order (none on unchanged data), and the groups left out because they read a model that is not kept per day.
     Writes nothing but temp tables.
     """

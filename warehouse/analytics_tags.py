@@ -1,6 +1,7 @@
 """Building tags: one pass over features, history by difference, and a current copy that readers and sync use.
 
-History lives in the internal warehouse (`activation.tag_history`) and survives rebuilding the marts; the marts get copies
+History lives in the internal warehouse (`activation.tag_history`) and survives rebuilding the marts; the marts get
+copies
 in a second transaction, so that a stop between the two is mended by running again.
 """
 
@@ -19,7 +20,7 @@ from cdp.config import nearest
 from cdp.errors import CheckFailedError, ConfigError
 from cdp.metrics.durations import microseconds
 from cdp.tags import compile as compiled
-from cdp.tags.config import Group, ModelGroup, RuleGroup, TagsConfig
+from cdp.tags.config import Group, ManualGroup, ModelGroup, RuleGroup, TagsConfig
 from warehouse.analytics_common import MARTS, Table, business_cut, quoted, transaction, view_of, write_marts
 
 _DDL = """
@@ -178,7 +179,8 @@ def _prove_exclusive(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
         if not (isinstance(group, RuleGroup) and group.exclusive and group.resolve == "none"):
             continue
         found = con.execute(
-            f"select count(*), min(one_id), arg_min(g_{group.id}, one_id) from temp.tag_wide where len(g_{group.id}) > 1"
+            f"select count(*), min(one_id), arg_min(g_{group.id}, one_id) from temp.tag_wide where len(g_{group.id}) "
+            f"> 1"
         ).fetchall()[0]
         if found[0]:
             raise CheckFailedError(
@@ -211,7 +213,7 @@ def values_sql(group: Group, *, marts: str = MARTS) -> str:
 def new_values_sql(group: Group, *, marts: str = MARTS, manual: str = "activation.tag_manual") -> str:
     """A query (one_id, value, rank) of what the group should hold: `values_sql` under manual values where declared."""
     sql = values_sql(group, marts=marts)
-    if group.kind != "manual" and "manual" not in group.overrides:
+    if not isinstance(group, ManualGroup) and "manual" not in group.overrides:
         return sql
     chosen = (
         "select one_id, value,"
@@ -339,11 +341,13 @@ def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> 
         [group.id],
     )
     con.execute(
-        "create or replace temp table tag_enter as select * from temp.tag_new as fresh anti join temp.tag_open as living"
+        "create or replace temp table tag_enter as select * from temp.tag_new as fresh anti join temp.tag_open as "
+        "living"
         " on living.one_id = fresh.one_id and living.value = fresh.value and living.rank = fresh.rank"
     )
     con.execute(
-        "create or replace temp table tag_leave as select * from temp.tag_open as living anti join temp.tag_new as fresh"
+        "create or replace temp table tag_leave as select * from temp.tag_open as living anti join temp.tag_new as "
+        "fresh"
         " on living.one_id = fresh.one_id and living.value = fresh.value and living.rank = fresh.rank"
     )
     if group.on_empty == "keep_last":

@@ -20,7 +20,8 @@ _EXACT_STATES = 24  # exact elimination grows with the cube of the states and wi
 
 @dataclass(frozen=True)
 class Paths:
-    """Distinct paths. *channel*: channel codes of all paths, one after the other; *offsets*: where each begins, plus the
+    """Distinct paths. *channel*: channel codes of all paths, one after the other; *offsets*: where each begins, plus
+    the
     end; *conversions*, *nulls*: how many walks along it ended in an order, or in nothing."""
 
     channel: Ints
@@ -43,7 +44,8 @@ class MarkovModel:
 
 
 def fit_markov(paths: Paths, channels: int, *, order: int = 1, bootstrap: int = 0, seed: int = 0) -> MarkovModel:
-    """The chain of *order* over *channels* channel codes. Equal input gives equal bytes; *seed* drives the bootstrap."""
+    """The chain of *order* over *channels* channel codes. Equal input gives equal bytes; *seed* drives the
+    bootstrap."""
     chain = _Chain(paths, channels, order)
     probability, removal = chain.effects(paths.conversions, paths.nulls, exact=True)
     low: tuple[float, ...] = ()
@@ -70,7 +72,7 @@ class _Chain:
         codes, state = np.unique(state, return_inverse=True)
         self.size = len(codes)
         self.channels = channels
-        self.members = [[c for c in _members(int(code), channels, order)] for code in codes]
+        self.members = [_members(int(code), channels, order) for code in codes]
         first = paths.offsets[:-1][lengths > 0]
         last = paths.offsets[1:][lengths > 0] - 1
         owner = np.repeat(np.arange(len(lengths)), lengths)

@@ -24,7 +24,7 @@ class Step(Strict):
     within: Duration | None = None
     optional: bool = False
     label: str | None = None
-    hold: dict[str, str] = {}
+    hold: dict[str, str] = Field(default_factory=dict)
 
     @property
     def events(self) -> tuple[str, ...]:
@@ -32,7 +32,8 @@ class Step(Strict):
 
 
 class Window(Strict):
-    """How long a whole chain may take. *boundary*: whether an event at the very end still counts. *clock*: rolling time,
+    """How long a whole chain may take. *boundary*: whether an event at the very end still counts. *clock*: rolling
+    time,
     or calendar days of the brand (`1d` is the entry's own day). Whole days in `within` follow the same clock."""
 
     total: Duration | None = None
@@ -65,7 +66,7 @@ class Exclude(Strict):
 
     event: str | tuple[str, ...]
     where: str | None = None
-    from_: str | None = Field(None, alias="from")
+    from_: str | None = Field(default=None, alias="from")
     to: str | None = None
     effect: Literal["drop", "truncate"] = "drop"
 

@@ -2,11 +2,15 @@
 
 A unit's events lie together, ordered by (time, event key); `mask` says which steps an event matches (bit i = step i),
 `excl` which exclusion rules it triggers. Two facts make the loop short. Among chains that reach a step by now, one is
-the latest in every step at once, and it serves any continuation best, so one state per step is enough. And events of one
+the latest in every step at once, and it serves any continuation best, so one state per step is enough. And events of
+one
 instant may stand in any order, so a run of steps inside an instant is a matching of events to steps.
 
 Where a chain's own start decides (exclusions, `first`, `each`) the loop is run from each start; otherwise once.
 """
+
+# Compiled code reads better as plain loops.
+# ruff: noqa: SIM102, SIM110
 
 from __future__ import annotations
 
@@ -335,12 +339,12 @@ def _fits(t, excl, day, day_end, lo, hi, q, j, within, boundary, strict, ex_from
         if ex_to[r] == j and _has_between(t, excl, lo, hi, r, t[out[ex_from[r]]], t[q]):
             return False
     if adjacent:
-        return _next_to(t, lo, hi, q, j, strict, out)
+        return _next_to(t, lo, hi, q, j, out)
     return True
 
 
 @njit(cache=True)
-def _next_to(t, lo, hi, q, j, strict, out):  # type: ignore[no-untyped-def]
+def _next_to(t, lo, hi, q, j, out):  # type: ignore[no-untyped-def]
     """Is there an order of simultaneous events in which *q* comes directly after out[j-1]?"""
     p = out[j - 1]
     if t[p] == t[q]:

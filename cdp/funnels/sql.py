@@ -1,6 +1,7 @@
 """A funnel as plain SQL: a chain of ASOF joins for DuckDB, `windowFunnel` for ClickHouse. Counts without evidence.
 
-Why one ASOF join per step is exact: the best chain to a step's event is the one with the latest start, starts never fall
+Why one ASOF join per step is exact: the best chain to a
+    step's event is the one with the latest start, starts never fall
 as time goes on, and an older start fits a window worse. That holds where every event serves one step; `is_plain` tells
 which funnels may be compiled, and the caller checks on the data that no event serves two.
 """
@@ -42,7 +43,8 @@ def level_sql(
 ) -> str:
     """A query (unit columns, level, and in DuckDB entry_us, goal_us) over the events of *source*.
 
-    *conditions*: per step, SQL on an event; *unit*: its column or columns (comma separated); *time*: an integer column in
+    *conditions*: per step, SQL on an event; *unit*: its column or columns (comma separated); *time*: an integer
+    column in
     microseconds. Raises `ConfigError` when the funnel is not plain.
     """
     reasons = reasons_not_plain(funnel)
@@ -76,15 +78,15 @@ def _asof_chain(funnel: Funnel, source: str, conditions: Sequence[str], unit: st
     kept = ", ".join(f"later.{name}" for name in columns)
     before = "<" if funnel.ties == "strictly_after" else "<="
     parts = [f"chain_1 as (select {unit}, {time} as t, {time} as start_t from {source} where {conditions[0]})"]
-    for number in range(1, len(funnel.steps)):
-        parts.append(
-            f"""chain_{number + 1} as (
+    parts += [
+        f"""chain_{number + 1} as (
     select {kept}, later.t, chain.start_t
     from (select {unit}, {time} as t from {source} where {conditions[number]}) as later
     asof join chain_{number} as chain on {same} and chain.t {before} later.t
     {_bounds(funnel, number)}
 )"""
-        )
+        for number in range(1, len(funnel.steps))
+    ]
     reached = " union all ".join(
         f"select {unit}, {number + 1} as level, min((t, -start_t)) as best from chain_{number + 1} group by {unit}"
         for number in range(len(funnel.steps))

@@ -1,7 +1,9 @@
 """Funnels with `ties: tolerance`: events at most that far apart count as simultaneous for order, not for windows.
 
-A chain then needs, for every earlier step i and later step j, t_j >= t_i - tolerance. With the start given, the best way to
-arrive at an event as step j is the one whose latest instant so far is smallest, so one number per step and event decides.
+A chain then needs, for every earlier step i and later step j, t_j >= t_i - tolerance. With the start given, the best
+    way to
+arrive at an event as step j is the one whose latest instant so far is smallest, so one number per step and event
+    decides.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from cdp.funnels.kernel import _bound, _next_entry
 
 @njit(cache=True)
 def _search(t, mask, day, day_end, low, high, e0, goal, level, within, boundary, tolerance, limit, out):  # type: ignore[no-untyped-def]
-    """First chain, in event order step by step, of *level* distinct steps from event e0 whose last event is at *goal*."""
+    """First chain, in event order step by step, of *level* distinct steps from event e0 whose last event is at
+    *goal*."""
     pointer = np.full(level, -1, np.int64)
     latest = np.zeros(level, np.int64)
     out[0] = e0

@@ -1,5 +1,6 @@
 """BG/BB: buying or not at each of a row of opportunities (Fader, Hardie, Shang 2010, "Customer-base analysis in a
-discrete-time noncontractual setting"). *x*: opportunities used, *t_x*: the last one used (0 if none), *n*: opportunities."""
+discrete-time noncontractual setting"). *x*: opportunities used, *t_x*: the last one used (0 if none), *n*:
+opportunities."""
 
 from __future__ import annotations
 

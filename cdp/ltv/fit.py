@@ -71,7 +71,8 @@ def maximise(
 
 
 def _standard_errors(log_likelihood: Objective, params: Array) -> Array:
-    """From the inverse of minus the Hessian (central differences of the analytic gradient); NaN where it is singular."""
+    """From the inverse of minus the Hessian (central differences of the analytic gradient); NaN where it is
+    singular."""
     size = len(params)
     hessian = np.empty((size, size))
     for index in range(size):

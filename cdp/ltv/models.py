@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,9 +19,9 @@ from cdp.metrics.config import LtvConfig
 class Family:
     """One buying model: how to fit it, who is still a customer, and how much they will buy."""
 
-    fit: Callable[[Array, Array, Array, Array], Fitted]
-    p_alive: Callable[[Mapping[str, float], Array, Array, Array], Array]
-    expected: Callable[[Mapping[str, float], float, Array, Array, Array], Array]
+    fit: Callable[..., Fitted]
+    p_alive: Callable[..., Array]
+    expected: Callable[..., Array]
 
 
 FAMILIES: dict[str, Family] = {
@@ -36,14 +36,15 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class Buyers:
-    """Purchase histories, one entry per person. *x*: repeat purchase days; *t_x*, *T*: days from the first purchase to
+    """Purchase histories, one entry per person. *x*: repeat purchase days; *t_x*, *age*: days from the first purchase
+    to
     the last one and to the end of observation (with BG/BB all three count periods); *mean_amount*: net per repeat
     purchase, 0 without one."""
 
     one_id: pl.Series
     x: Array
     t_x: Array
-    T: Array
+    age: Array
     mean_amount: Array
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ def fit_and_score(buyers: Buyers, settings: LtvConfig, *, horizons: Sequence[int
     """
     family, unit = FAMILIES[settings.model], unit_days(settings)
     scale = 1.0 if settings.model == "bg_bb" else unit
-    rows = collapse(buyers.x, buyers.t_x / scale, buyers.T / scale)
+    rows = collapse(buyers.x, buyers.t_x / scale, buyers.age / scale)
     ahead = tuple(horizons or settings.horizons)
     fitted = family.fit(*rows.rows, rows.weight)
     alive = family.p_alive(fitted.params, *rows.rows)[rows.index]
@@ -101,7 +102,7 @@ def _amounts(buyers: Buyers) -> tuple[Fitted | None, Array]:
         typical = float(mean[usable].mean()) if usable.any() else 0.0
         return None, np.full(len(buyers), typical)
     rows = collapse(x[usable], mean[usable])
-    fitted = spending.fit_gamma_gamma(*rows.rows, rows.weight)
+    fitted = spending.fit_gamma_gamma(rows.rows[0], rows.rows[1], rows.weight)
     amount = spending.expected_amount(fitted.params, x, mean)
     return fitted, np.where(np.isfinite(amount), amount, float(mean[usable].mean()))
 

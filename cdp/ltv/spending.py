@@ -1,4 +1,5 @@
-"""Gamma-Gamma: what a customer spends on one purchase (Fader, Hardie 2013, "The Gamma-Gamma model of monetary value")."""
+"""Gamma-Gamma: what a customer spends on one purchase (Fader, Hardie 2013, "The Gamma-Gamma model of monetary
+value")."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ class HoldOut(Strict):
     *aggregate_ratio*: predicted ÷ actual purchases must lie in this range.
     """
 
-    days: int = Field(90, ge=7)
+    days: int = Field(default=90, ge=7)
     aggregate_ratio: tuple[float, float] = (0.6, 1.6)
-    min_customers: int = Field(100, ge=1)
+    min_customers: int = Field(default=100, ge=1)
 
 
 class LtvConfig(Strict):
@@ -29,11 +29,11 @@ class LtvConfig(Strict):
     the bounds; *period_days* is the length of one opportunity of BG/BB."""
 
     model: LtvModel = "bg_nbd"
-    period_days: int = Field(30, ge=1)
+    period_days: int = Field(default=30, ge=1)
     horizons: tuple[int, int, int] = (90, 180, 365)
-    discount_rate: float = Field(0.0, ge=0, lt=1)
+    discount_rate: float = Field(default=0.0, ge=0, lt=1)
     hold_out: HoldOut = HoldOut()
-    interval: float = Field(0.8, gt=0, lt=1)
+    interval: float = Field(default=0.8, gt=0, lt=1)
 
 
 class FirstOrderConfig(Strict):
@@ -51,23 +51,23 @@ class GmvConfig(Strict):
     """The GMV identity by period. *reachable*: who the brand can speak to."""
 
     grain: Literal["month", "week", "day"] = "month"
-    periods: int = Field(13, ge=2, le=60)
+    periods: int = Field(default=13, ge=2, le=60)
 
 
 class RepurchaseConfig(Strict):
     """The four named repurchase definitions over *window_days* up to the cut."""
 
-    window_days: int = Field(365, ge=1)
-    within_days: int = Field(90, ge=1)
+    window_days: int = Field(default=365, ge=1)
+    within_days: int = Field(default=90, ge=1)
     merge_same_day: bool = True
 
 
 class RfmConfig(Strict):
     """RFM scores over people with an order. *thresholds* fix the cuts; without them quantiles of the run are used."""
 
-    bins: int = Field(5, ge=2, le=10)
+    bins: int = Field(default=5, ge=2, le=10)
     window_days: int | None = None
-    thresholds: dict[Literal["recency", "frequency", "monetary"], tuple[float, ...]] = {}
+    thresholds: dict[Literal["recency", "frequency", "monetary"], tuple[float, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _enough_cuts(self) -> RfmConfig:
@@ -93,10 +93,10 @@ class AttributionConfig(Strict):
     look_back: Duration = "30d"
     half_life: Duration = "7d"
     position: tuple[float, float, float] = (0.4, 0.2, 0.4)
-    markov_order: int = Field(1, ge=1, le=4)
-    bootstrap: int = Field(50, ge=0, le=1000)
-    max_touches: int = Field(50, ge=1, le=60)
-    control: dict[str, str] = {}
+    markov_order: int = Field(default=1, ge=1, le=4)
+    bootstrap: int = Field(default=50, ge=0, le=1000)
+    max_touches: int = Field(default=50, ge=1, le=60)
+    control: dict[str, str] = Field(default_factory=dict)
 
 
 class ReferralConfig(Strict):
@@ -112,8 +112,8 @@ class CommunityConfig(Strict):
     """Roles in groups (社群): *core_days* active days of the last *window_days* make a core member. *events*: event
     names that count as activity, all tracked ones when empty."""
 
-    window_days: int = Field(30, ge=1)
-    core_days: int = Field(8, ge=1)
+    window_days: int = Field(default=30, ge=1)
+    core_days: int = Field(default=8, ge=1)
     events: tuple[str, ...] = ()
 
 
@@ -122,13 +122,13 @@ class NextBestConfig(Strict):
     *recent_items*: a person's newest products that count; *basket_limit*: products of one basket or session that
     count; *min_support*: baskets two products must share."""
 
-    per_person: int = Field(3, ge=1, le=50)
-    neighbours: int = Field(20, ge=1)
-    recent_items: int = Field(5, ge=1)
-    basket_limit: int = Field(20, ge=2)
-    min_support: int = Field(2, ge=1)
-    window_days: int = Field(180, ge=1)
-    hold_out_days: int = Field(30, ge=1)
+    per_person: int = Field(default=3, ge=1, le=50)
+    neighbours: int = Field(default=20, ge=1)
+    recent_items: int = Field(default=5, ge=1)
+    basket_limit: int = Field(default=20, ge=2)
+    min_support: int = Field(default=2, ge=1)
+    window_days: int = Field(default=180, ge=1)
+    hold_out_days: int = Field(default=30, ge=1)
     exclude_bought: bool = True
 
 

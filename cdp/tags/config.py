@@ -37,7 +37,7 @@ class Health(Strict):
 
     coverage: tuple[Share, Share] | None = None
     value_share_max: Share | None = None
-    psi_max: float | None = Field(None, ge=0)
+    psi_max: float | None = Field(default=None, ge=0)
     daily_churn_max: Share | None = None
     severity: Literal["error", "warn"] = "warn"
 
@@ -94,7 +94,7 @@ class FactGroup(Group):
 
     kind: Literal["fact"]
     value: str
-    names: dict[str, Name] = {}
+    names: dict[str, Name] = Field(default_factory=dict)
     only_named: bool = False
 
     @property
@@ -131,7 +131,7 @@ class FirstLastGroup(Group):
     pick: Literal["first", "last"]
     value: str
     where: str | None = None
-    names: dict[str, Name] = {}
+    names: dict[str, Name] = Field(default_factory=dict)
 
 
 class PreferenceGroup(Group):
@@ -143,8 +143,8 @@ class PreferenceGroup(Group):
     amount: str | None = None
     where: str | None = None
     window: Duration | None = None
-    top: int = Field(1, ge=1, le=20)
-    min_count: int = Field(1, ge=1)
+    top: int = Field(default=1, ge=1, le=20)
+    min_count: int = Field(default=1, ge=1)
     min_share: Share = 0.0
     exclusive: bool = False
 
@@ -166,7 +166,7 @@ class TierGroup(Group):
     equal tiers; the thresholds of a run are kept with it."""
 
     kind: Literal["tier"]
-    rules: dict[Name, str] = {}
+    rules: dict[Name, str] = Field(default_factory=dict)
     by: str | None = None
     quantiles: tuple[Share, ...] = ()
     values: tuple[Name, ...] = ()
@@ -262,7 +262,7 @@ class ImportGroup(Group):
     source: str
     value: str = "value"
     rank: str | None = None
-    names: dict[str, Name] = {}
+    names: dict[str, Name] = Field(default_factory=dict)
 
 
 class ManualGroup(Group):
@@ -298,7 +298,7 @@ class Score(Strict):
 
     by: str
     among: str | None = None
-    bins: int = Field(5, ge=2, le=10)
+    bins: int = Field(default=5, ge=2, le=10)
     best: Literal["high", "low"] = "high"
     thresholds: tuple[float, ...] = ()
 
@@ -314,7 +314,7 @@ class Score(Strict):
 class TagsConfig(Strict):
     """Everything of `config/tags.yaml`."""
 
-    scores: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Score] = {}
+    scores: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Score] = Field(default_factory=dict)
     tag_groups: tuple[TagGroup, ...] = ()
 
     @model_validator(mode="after")

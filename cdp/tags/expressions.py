@@ -16,7 +16,8 @@ _UNREPEATABLE = {"now", "random", "uuid", "today", "current_date", "current_time
 
 
 def check(text: str, columns: Collection[str], *, where: str, aggregate: bool = False) -> tuple[str, list[str]]:
-    """*text* as one SQL expression over *columns*: (SQL with quoted columns, faults). *where* names the place in faults.
+    """*text* as one SQL expression over *columns*: (SQL with quoted columns, faults). *where* names the place in
+        faults.
 
     Refuses subqueries, statements, window functions, anything that depends on the clock or on chance and, unless
     *aggregate*, aggregates.

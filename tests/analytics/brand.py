@@ -15,13 +15,16 @@ AS_OF = datetime(2026, 3, 1, 21, 0, tzinfo=UTC)  # 05:00 of 2 March in Shanghai
 ZONE = "Asia/Shanghai"
 
 COLUMNS = {
-    "dim_people": "one_id text, is_anonymous boolean, first_seen_at timestamptz, last_seen_at timestamptz, identifier_count"
-    " bigint, member_id text, member_level text, points bigint, name_masked text, phone_masked text, phone_count bigint,"
+    "dim_people": "one_id text, is_anonymous boolean, first_seen_at timestamptz, last_seen_at timestamptz, "
+    "identifier_count"
+    " bigint, member_id text, member_level text, points bigint, name_masked text, phone_masked text, phone_count "
+    "bigint,"
     " gender text, birthday date, province text, city text, registered_at timestamptz, store_id text, consent_marketing"
     " boolean, origin_channel_id text, origin_channel text, origin_state text, friend_added_at timestamptz, is_friend"
     " boolean, relation_count bigint, staff_count bigint, group_count bigint, is_follower boolean, followed_at"
     " timestamptz, referred_by_one_id text, identifier_types text[]",
-    "fct_orders": "order_key text, source text, platform text, shop text, order_id text, one_id text, status text, is_paid"
+    "fct_orders": "order_key text, source text, platform text, shop text, order_id text, one_id text, status text, "
+    "is_paid"
     " boolean, ordered_at timestamptz, paid_at timestamptz, paid_date date, amount decimal(18,2), refund_amount"
     " decimal(18,2), refunded_at timestamptz, net_amount decimal(18,2), discount_amount decimal(18,2), coupon_id text,"
     " coupon_amount decimal(18,2), subsidy_amount decimal(18,2), channel text, campaign_id text, store_id text,"
@@ -34,10 +37,12 @@ COLUMNS = {
     "fct_journey": "event_key text, one_id text, event_name text, event_at timestamptz, event_date date, channel text,"
     " campaign_id text, order_key text, product_id text, amount decimal(18,2), order_no bigint, properties text,"
     " source text",
-    "fct_relations": "relation_key text, corpid text, userid text, external_userid text, one_id text, added_at timestamptz,"
+    "fct_relations": "relation_key text, corpid text, userid text, external_userid text, one_id text, added_at "
+    "timestamptz,"
     " removed_at timestamptz, is_active boolean, state text, channel_id text, add_way bigint, tag_ids text[], read_at"
     " timestamptz",
-    "fct_group_memberships": "membership_key text, chat_id text, corpid text, member_id text, member_type bigint, one_id"
+    "fct_group_memberships": "membership_key text, chat_id text, corpid text, member_id text, member_type bigint, "
+    "one_id"
     " text, joined_at timestamptz, join_scene bigint",
     "fct_touches": "touch_key text, one_id text, touched_at timestamptz, channel text, campaign_id text, medium text,"
     " source_kind text",
@@ -86,7 +91,8 @@ def run_model(con: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def build_marts(con: duckdb.DuckDBPyConnection, *, people: int, seed: int, as_of: datetime = AS_OF) -> None:
-    """A brand of *people* with relations, groups, referrals, orders (from a BG/NBD with known parameters) and events."""
+    """A brand of *people* with relations, groups, referrals, orders (from a BG/NBD with known parameters) and
+    events."""
     rng = np.random.default_rng(seed)
     start = as_of - timedelta(days=420)
     ids = [f"p{i:06d}" for i in range(people)]

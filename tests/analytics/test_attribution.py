@@ -150,7 +150,8 @@ def test_a_channel_without_effect_has_an_interval_over_zero(con: duckdb.DuckDBPy
         "update marts_db.marts.dim_people set city = case when hash(one_id) % 4 = 0 then 'held' else 'open' end"
     )
     con.execute(
-        "insert into marts_db.marts.fct_touches select 't' || order_key, one_id, paid_at - interval 1 hour, 'sms', null,"
+        "insert into marts_db.marts.fct_touches select 't' || order_key, one_id, paid_at - interval 1 hour, 'sms', "
+        "null,"
         " null, 'message' from marts_db.marts.fct_orders where hash(one_id) % 4 <> 0"
     )
     metrics = MetricsConfig.model_validate({"attribution": {"control": {"sms": "city = 'held'"}}})

@@ -128,7 +128,8 @@ def test_stage_stock_is_the_stock_before_plus_in_minus_out(con: duckdb.DuckDBPyC
         build_tags(con, tags, as_of=as_of, timezone=ZONE)
     build_metrics(con, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
     stock = con.execute(
-        "select as_of, stage, stock, entered, left_stage, stock_before from marts_db.marts.fct_stage_stock order by 1, 2"
+        "select as_of, stage, stock, entered, left_stage, stock_before from marts_db.marts.fct_stage_stock order by "
+        "1, 2"
     ).fetchall()
     previous: dict[str, int] = {}
     for _, stage, now, entered, left, before in stock:
@@ -138,8 +139,10 @@ def test_stage_stock_is_the_stock_before_plus_in_minus_out(con: duckdb.DuckDBPyC
     held = dict(con.execute("select value, count(*) from marts_db.marts.fct_tags_current group by 1").fetchall())
     assert {stage: count for stage, count in previous.items() if count} == held
     rows = con.execute(
-        "select flow.as_of, flow.from_stage, sum(people), any_value(stock_before) from marts_db.marts.fct_stage_flow as flow"
-        " inner join marts_db.marts.fct_stage_stock as stock on stock.as_of = flow.as_of and stock.stage = flow.from_stage"
+        "select flow.as_of, flow.from_stage, sum(people), any_value(stock_before) from marts_db.marts.fct_stage_flow "
+        "as flow"
+        " inner join marts_db.marts.fct_stage_stock as stock on stock.as_of = flow.as_of and stock.stage = "
+        "flow.from_stage"
         " group by 1, 2"
     ).fetchall()
     assert rows
@@ -201,7 +204,8 @@ def test_next_best_product_beats_popularity_where_tastes_differ(empty_features: 
     assert people > 200
     assert hit > 1.5 * popular
     again = con.execute(
-        "select count(*) from marts_db.marts.fct_next_best_product as picks inner join marts_db.marts.fct_order_lines as l"
+        "select count(*) from marts_db.marts.fct_next_best_product as picks inner join marts_db.marts.fct_order_lines "
+        "as l"
         " on l.one_id = picks.one_id and l.product_id = picks.product_id"
     ).fetchall()
     assert again == [(0,)]

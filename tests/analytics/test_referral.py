@@ -49,7 +49,8 @@ def test_generations_follow_the_longest_way_up_inside_a_campaign() -> None:
 
 @pytest.fixture
 def campaign(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """s invites a and b; a invites c and (again) b; c invites a (a circle) and s; x invites themself; old is a customer;
+    """s invites a and b; a invites c and (again) b; c invites a (a circle) and s; x invites themself; old is a
+    customer;
     gone leaves at once; late joins after the window."""
     edges = [
         ("s", "a", "2026-01-01"),
@@ -84,7 +85,8 @@ def campaign(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 def test_each_edge_has_its_outcome(campaign: duckdb.DuckDBPyConnection) -> None:
     rows = campaign.execute(
-        "select inviter_one_id || '>' || invitee_one_id, outcome from marts_db.marts.fct_referral_edges order by referral_key"
+        "select inviter_one_id || '>' || invitee_one_id, outcome from marts_db.marts.fct_referral_edges order by "
+        "referral_key"
     ).fetchall()
     assert dict(rows) == {
         "s>a": "credited",

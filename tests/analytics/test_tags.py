@@ -80,7 +80,8 @@ def few(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 def test_every_kind_gives_what_it_says(few: duckdb.DuckDBPyConnection) -> None:
     few.execute(
-        f"create table {MARTS}.fct_partner_labels as select * from (values ('a', 'gold'), ('b', 'odd')) t (one_id, value)"
+        f"create table {MARTS}.fct_partner_labels as select * from (values ('a', 'gold'), ('b', 'odd')) t (one_id, "
+        f"value)"
     )
     config = tags(
         """
@@ -89,14 +90,16 @@ scores:
 tag_groups:
   - {id: city, kind: fact, value: city, names: {上海: 沪}, only_named: true}
   - {id: orders, kind: statistic, value: orders_paid, bands: [{name: 无, below: 1}, {name: 少, below: 3}, {name: 多}]}
-  - {id: spent, kind: statistic, source: fct_orders, value: "sum(amount)", window: 30d, bands: [{name: 低, below: 100}, {name: 高}]}
+  - {id: spent, kind: statistic, source: fct_orders, value: "sum(amount)", window: 30d,
+     bands: [{name: 低, below: 100}, {name: 高}]}
   - {id: first_channel, kind: first_last, source: fct_orders, pick: first, value: channel}
   - {id: last_channel, kind: first_last, source: marts.fct_orders, pick: last, value: channel}
   - {id: likes, kind: preference, source: fct_order_lines, value: category, amount: amount, top: 2}
   - {id: tier, kind: tier, by: net_amount, among: "orders_paid > 0", quantiles: [0.5], values: [下, 上]}
   - {id: flags, kind: rule, exclusive: false, rules: {会员: is_member, 买家: "orders_paid > 0"}}
   - {id: stage, kind: stage, values: [一, 二], rules: {一: is_member, 二: "orders_paid > 0"}}
-  - {id: rank, kind: ranking, by: net_amount, tops: [{name: 前半, share: 0.5}, {name: 后半, share: 1.0}], among: "orders_paid > 0"}
+  - {id: rank, kind: ranking, by: net_amount, among: "orders_paid > 0",
+     tops: [{name: 前半, share: 0.5}, {name: 后半, share: 1.0}]}
   - {id: scored, kind: rule, resolve: first_match, rules: {好: "m = 2", 差: "m = 1"}}
   - {id: alive, kind: model, value: p_alive, bands: [{name: 低, below: 0.5}, {name: 高}]}
   - {id: partner, kind: import, source: fct_partner_labels, names: {gold: 金牌}}
@@ -279,8 +282,8 @@ def test_splitting_a_person_and_merging_them_again_returns_the_same_tags() -> No
 
 def test_a_breach_of_health_keeps_the_last_good_version(few: duckdb.DuckDBPyConnection) -> None:
     text = (
-        LIFECYCLE
-        + "    health: {coverage: [0.5, 1.0], value_share_max: 0.9, psi_max: 0.5, daily_churn_max: 0.4, severity: error}\n"
+        LIFECYCLE + "    health: "
+        "{coverage: [0.5, 1.0], value_share_max: 0.9, psi_max: 0.5, daily_churn_max: 0.4, severity: error}\n"
     )
     config = tags(text.replace("friend_added_at is not null", "is_member"))
     first = build(few, config)
@@ -344,7 +347,7 @@ def test_explain_tells_rules_inputs_and_history(few: duckdb.DuckDBPyConnection) 
     build(few, config)
     found = explain_tag(few, config, "a", "复购", marts=MARTS)
     assert found.held == ("复购",)
-    assert dict((name, holds) for name, _, holds in found.rules) == {"初识": False, "首购": True, "复购": True}
+    assert {name: holds for name, _, holds in found.rules} == {"初识": False, "首购": True, "复购": True}
     assert dict(found.inputs)["purchase_days"] == 2
     with pytest.raises(ConfigError, match="no tag or group is called `复构`; valid: lifecycle, 初识, 首购, 复购"):
         explain_tag(few, config, "a", "复构", marts=MARTS)

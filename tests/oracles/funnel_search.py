@@ -147,7 +147,7 @@ def consecutive(events: list[Event], rules: Rules, chain: list[int]) -> bool:
         if set(by_time[t]) - set(chain):
             return False
     # Inside the first instant the rest goes before, inside the last after; one instant alone needs no more.
-    return [i for i in chain] == sorted(chain, key=lambda i: (events[i].t, chain.index(i)))
+    return list(chain) == sorted(chain, key=lambda i: (events[i].t, chain.index(i)))
 
 
 def distinct_steps(events: list[Event], rules: Rules) -> int:

@@ -341,7 +341,7 @@ class _Landing:
         record = self._lines_record(file, result, seq, time.perf_counter() - started)
         self._finish(record, lines.state, result.drift, complete=False)
         if result.landed:
-            con.execute("insert into known select _key_hash, _row_hash from read_parquet(?)", [str(target)])
+            con.execute("insert into known select _key_hash, null from read_parquet(?)", [str(target)])
         return record
 
     def _lines_record(self, file: str, result: LinesResult, seq: int, seconds: float) -> BatchRecord:

@@ -31,7 +31,6 @@ _SQL_TYPES = {
     "timestamp": "timestamptz",
     "date": "date",
 }
-_LINE_ID = "lpad(lower(to_hex(_line_hash)), 16, '0')"
 # A field `messageId|_line` is that key where the line has it, else the hash of the whole line.
 OR_LINE = "|_line"
 _BLOCK = 8 * 1024 * 1024
@@ -100,7 +99,7 @@ def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping
                 {", ".join(cells)},
                 {_extra(list(wanted), lines.known)} as _extra,
                 {key} as _key_hash,
-                {"_line_hash" if key != "_line_hash" else key} as _row_hash,
+                {"cast(null as ubigint)" if key == "_line_hash" else "_line_hash"} as _row_hash,
                 {_reject(declared, lines.fields)} as _reject
             from (
                 select json, from_json(json, {_literal(shape)}) as f, md5_number_lower(json) as _line_hash
@@ -114,15 +113,16 @@ def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping
 
 
 def _cell(column: Column, fields: Mapping[str, str]) -> str:
-    """One declared column out of the parsed line; what does not fit its type is null here and a reject below."""
+    """One declared column out of the parsed line; what does not fit its type is null here and a reject below.
+
+    A key that is the hash of the line is not written out: the raw view makes it of `_key_hash`.
+    """
     kind = _SQL_TYPES[column.type]
     key = fields.get(column.name)
-    if key == "_line":
-        return f"{_LINE_ID} as {_quoted(column.name)}"
-    if key is None:
+    if key is None or key == "_line":
         return f"cast(null as {kind}) as {_quoted(column.name)}"
     if key.endswith(OR_LINE):
-        return f"coalesce(f.{_quoted(key.removesuffix(OR_LINE))}, {_LINE_ID}) as {_quoted(column.name)}"
+        return f"f.{_quoted(key.removesuffix(OR_LINE))} as {_quoted(column.name)}"
     value = f"f.{_quoted(key)}"
     if column.type == "json":
         value = f"cast({value} as varchar)"
@@ -134,26 +134,34 @@ def _cell(column: Column, fields: Mapping[str, str]) -> str:
 def _key(stream: Stream, fields: Mapping[str, str]) -> str:
     if any(fields.get(name, name) == "_line" for name in stream.key):
         return "_line_hash"
-    cells = [_key_cell(fields[name]) for name in stream.key]
+    if len(stream.key) == 1 and fields[stream.key[0]].endswith(OR_LINE):
+        own = f"f.{_quoted(fields[stream.key[0]].removesuffix(OR_LINE))}"
+        return f"case when {own} is null then _line_hash else md5_number_lower({own}) end"
+    cells = [f"coalesce(cast(f.{_quoted(fields[name])} as varchar), chr(1))" for name in stream.key]
     return f"md5_number_lower(concat_ws(chr(31), {', '.join(cells)}))"
 
 
-def _key_cell(key: str) -> str:
-    if key.endswith(OR_LINE):
-        return f"coalesce(f.{_quoted(key.removesuffix(OR_LINE))}, {_LINE_ID})"
-    return f"coalesce(cast(f.{_quoted(key)} as varchar), chr(1))"
-
-
 def _extra(declared: list[str], known: tuple[str, ...]) -> str:
-    """Keys nobody declared, as JSON. The expected ones are joined as text: patching every line would cost 1 µs each."""
+    """Keys nobody declared, as JSON.
+
+    The rule is a line that holds nothing new, and it has to be cheap: then it has as many keys as expected columns are
+    filled. Only where the count differs are the names compared, and only where one is new is the line patched.
+    """
     listed = ", ".join(_literal(name) for name in [*declared, *known])
     patch = _literal(json.dumps(dict.fromkeys(declared), ensure_ascii=False))
+    filled = " + ".join(f"cast(f.{_quoted(name)} is not null as integer)" for name in [*declared, *known])
     news = f"len(list_filter(json_keys(json), lambda k: k not in ({listed}))) > 0"
     usual = "cast(null as varchar)"
     if known:
         parts = [f"'\"{name}\":' || cast(f.{_quoted(name)} as varchar)" for name in known]
-        usual = f"nullif('{{' || concat_ws(',', {', '.join(parts)}) || '}}', '{{}}')"
-    return f"case when {news} then cast(json_merge_patch(json, {patch}) as varchar) else {usual} end"
+        some = f"coalesce({', '.join(f'cast(f.{_quoted(name)} as varchar)' for name in known)})"
+        usual = f"case when {some} is not null then '{{' || concat_ws(',', {', '.join(parts)}) || '}}' end"
+    return f"""
+        case
+            when len(json_keys(json)) = {filled} then {usual}
+            when {news} then cast(json_merge_patch(json, {patch}) as varchar)
+            else {usual}
+        end"""
 
 
 def _reject(declared: list[Column], fields: Mapping[str, str]) -> str:

@@ -137,9 +137,18 @@ def _stream_view(stream: Stream, files: list[str]) -> str:
             f"select null::bigint as file_row_number, * from ({body}) union all by name"
             f" select * from read_parquet([{listed}], union_by_name = true, file_row_number = true))"
         )
-    cells = ", ".join(f"cast({_quoted(name)} as {kind}) as {_quoted(name)}" for name, kind in columns.items())
+    cells = ", ".join(f"cast({_value(name, stream)} as {kind}) as {_quoted(name)}" for name, kind in columns.items())
     name = f"raw.{_quoted(f'{stream.family}__{stream.name}')}"
     return f"create or replace view {name} as select {cells} from ({body})"
+
+
+def _value(name: str, stream: Stream) -> str:
+    """A column as stored; a line known by its content alone has its hash for a key, which is not stored twice."""
+    if stream.mode == "append" and (name,) == stream.key:
+        return f"coalesce(cast({_quoted(name)} as varchar), lpad(lower(to_hex(_key_hash)), 16, '0'))"
+    if name == "_row_hash":
+        return "coalesce(_row_hash, _key_hash)"
+    return _quoted(name)
 
 
 def _rejects_view(home: Home, records: Sequence[BatchRecord]) -> str:

@@ -147,8 +147,10 @@ class Sender:
         if delay > 0.01 and answered is not None:
             self._ledger.move(self._run, self._lease, [answered], now=self._now())
             answered = None
-        if delay > 0:
-            self._sleep(delay)
+        if not self._rest(delay):
+            self._halt = self._halt or self._stop() or "stopped"
+            self._queue.close()
+            return answered
         if op.one_id in self._barred:
             refused = Moved(op.seq, "failed", None, "the person may not be tagged")
             self._ledger.move(self._run, self._lease, [answered] if answered else [], now=self._now())
@@ -160,6 +162,15 @@ class Sender:
         result = self._attempts(op, add, remove)
         self._finish(result)
         return result
+
+    def _rest(self, seconds: float) -> bool:
+        """Sleep, but no longer than a second past a stop; False when there is one."""
+        until = self._clock() + seconds
+        while (left := until - self._clock()) > 0:
+            if left > 1.0 and (self._halt or self._stop()):
+                return False
+            self._sleep(min(left, 1.0))
+        return True
 
     def _owned(self, keys: tuple[str, ...]) -> list[str]:
         """Tag ids of *keys*, every one of them in our register. Raises `OwnershipError` otherwise."""
@@ -198,8 +209,7 @@ class Sender:
                     self._pacer.slow_down()
                     self._pacer.block(limits.quota_window_s)
                     waits += 1
-                    if waits <= 20 and not (self._halt or self._stop()):
-                        self._pacer.wait()
+                    if waits <= 20 and self._rest(self._pacer.reserve()):
                         continue
                     return Moved(op.seq, "planned", error.errcode, "waiting for the quota window")
                 elif kind == "RETRY":

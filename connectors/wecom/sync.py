@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -12,7 +14,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from cdp.sync.config import SyncConfig
-from cdp.sync.ledger import Lease, Ledger
+from cdp.sync.ledger import Lease, LeaseLostError, Ledger
 from cdp.sync.model import LibraryChange
 from connectors.wecom.apply import Sender, SendReport
 from connectors.wecom.client import WeComClient
@@ -20,6 +22,7 @@ from connectors.wecom.library import apply_library
 from connectors.wecom.verify import VerifyReport, read_staff, verify_ops
 
 Progress = Callable[[str, int, int], None]
+BEAT_S = 10.0
 
 __all__ = ["ApplyReport", "ApprovedPlan", "Progress", "Session", "apply", "read_staff", "verify"]
 
@@ -102,13 +105,35 @@ def apply(plan: ApprovedPlan, session: Session, *, holder: str) -> ApplyReport:
         run_id = ledger.start_run(plan.plan_id, plan.ops, lease, now=now())
         ledger.audit(session.who, "apply", now=now(), plan_id=plan.plan_id, plan_hash=plan.plan_hash, run=run_id)
         try:
-            return _apply(plan, session, lease, run_id)
+            with _kept(lease, session):
+                return _apply(plan, session, lease, run_id)
         except BaseException as error:
             ledger.finish_run(run_id, "stopped", type(error).__name__, now=now())
             ledger.audit(session.who, "stopped", now=now(), plan_id=plan.plan_id, reason=type(error).__name__)
             raise
     finally:
         ledger.release(lease, now=now())
+
+
+@contextmanager
+def _kept(lease: Lease, session: Session) -> Iterator[None]:
+    """Keep *lease* alive while the block runs, also while it waits. A lost lease shows at the next write."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_S):
+            try:
+                session.ledger.heartbeat(lease, now=session.now())
+            except LeaseLostError:
+                return
+
+    keeper = threading.Thread(target=beat, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
 
 
 def _apply(plan: ApprovedPlan, session: Session, lease: Lease, run_id: int) -> ApplyReport:

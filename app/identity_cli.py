@@ -310,6 +310,9 @@ def health(as_json: _JSON = False) -> None:
             shown = f"{value:.3%}" if isinstance(value, float) else f"{value:,}"
             console.print(f"{name.replace('_', ' ')}: {shown}", highlight=False)
             continue
+        if not value:
+            console.print(f"{name.replace('_', ' ')}: none", highlight=False)
+            continue
         table = Table(title=name.replace("_", " "), show_header=False, title_justify="left")
         for row in value:
             table.add_row(

@@ -1,4 +1,5 @@
-"""What people decide about identities: link, unlink, cut, forget, and what-if. Each acts at once, or not at all (§ 2.7)."""
+"""What people decide about identities: link, unlink, cut, forget, and what-if. Each acts at once, or not at all (§
+2.7)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import duckdb
 
 from cdp.errors import CheckFailedError, FatalError
 from cdp.identity.rules import IdentityRules
-from warehouse.identity_queries import Explanation, Ref, explain, find, rows
+from warehouse.identity_queries import Explanation, Ref, explain, find, name_of, rows
 from warehouse.identity_store import (
     IdentityReport,
     check_map_untouched,
@@ -50,7 +51,8 @@ def assert_pair(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Asserted:
-    """Record that *a* and *b* are one (`must_link`), are two (`cannot_link`), or that their common evidence, from *since* to
+    """Record that *a* and *b* are one (`must_link`), are two (`cannot_link`), or that their common evidence, from
+    *since* to
     *until*, does not count (`cut_edge`: other ways may still join them); and resolve what hangs on it."""
     if a.node_id == b.node_id:
         raise FatalError(
@@ -74,12 +76,17 @@ def detach(
 ) -> Asserted:
     """Part *ref* from all other ids of class 0 and 1 of its person."""
     others = [
-        Ref(*row) for row in rows(con, """
+        Ref(*row)
+        for row in rows(
+            con,
+            """
             select item.node_id, item.type, item.scope, item.value_norm, map.one_id from identity.identity_map as map
             inner join identity.identifier as item on map.node_id = item.node_id
             where map.run_to is null and map.one_id = ? and item.class <= 1 and item.node_id <> ? and item.epoch = 1
-            order by item.class, item.priority, item.scope, item.value_norm""", [ref.one_id, ref.node_id])
-    ]  # fmt: skip
+            order by item.class, item.priority, item.scope, item.value_norm""",
+            [ref.one_id, ref.node_id],
+        )
+    ]
     if not others:
         raise FatalError(f"`{ref.name}` is with no other id of class 0 or 1", hint="there is nothing to part it from")
     with transaction(con, secret):
@@ -106,9 +113,17 @@ def withdraw(
 
 
 def _record(
-    con: duckdb.DuckDBPyConnection, kind: Kind, a: Ref, b: Ref, *, author: str, reason: str, now: datetime,
-    since: datetime | None = None, until: datetime | None = None,
-) -> str:  # fmt: skip
+    con: duckdb.DuckDBPyConnection,
+    kind: Kind,
+    a: Ref,
+    b: Ref,
+    *,
+    author: str,
+    reason: str,
+    now: datetime,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> str:
     text = "\x1f".join((kind, a.name, b.name, author, now.isoformat()))
     assertion_id = hashlib.sha256(text.encode()).hexdigest()[:16]
     con.execute(
@@ -129,20 +144,25 @@ def _resolve(
 
 
 def _sacrificed(con: duckdb.DuckDBPyConnection, a: Ref, b: Ref) -> list[tuple[str, str]]:
-    found = rows(con, """
+    found = rows(
+        con,
+        """
         select x.type, x.scope, x.value_norm, y.type, y.scope, y.value_norm from identity.edge_decision as decision
         inner join identity.node as x on decision.a_node = x.node_id
         inner join identity.node as y on decision.b_node = y.node_id
         inner join identity.raw_component as state on decision.a_node = state.node_id
         where decision.decision = 'rejected_cannot'
             and state.component in (select component from identity.raw_component where node_id in (?, ?))
-        order by all""", [a.node_id, b.node_id])  # fmt: skip
-    return [(Ref(0, *row[:3], None).name, Ref(0, *row[3:], None).name) for row in found]
+        order by all""",
+        [a.node_id, b.node_id],
+    )
+    return [(name_of(*row[:3]), name_of(*row[3:])) for row in found]
 
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What a forget took, or would take. *elsewhere*: matches left in any table of the schema; all zero proves absence."""
+    """What a forget took, or would take. *elsewhere*: matches left in any table of the schema; all zero proves
+    absence."""
 
     applied: bool
     identifiers: int
@@ -170,7 +190,8 @@ def forget(
 ) -> ForgetReport:
     """Erase identifiers, or the whole persons they are of, from every table of the schema.
 
-    Only HMAC tombstones stay (for *keep_days*; None: for ever), so that evidence as old as *now* stays out however often it
+    Only HMAC tombstones stay (for *keep_days*; None: for ever), so that evidence as old as *now* stays out however
+    often it
     comes again; later evidence may start a new person. Without *apply* nothing changes and the report says what would.
     """
     with transaction(con, secret):
@@ -205,10 +226,12 @@ def _forgotten(con: duckdb.DuckDBPyConnection, refs: Sequence[Ref], *, whole_per
     check_map_untouched(con, before.state_hash)
     chosen = [ref.node_id for ref in refs]
     people = [ref.one_id for ref in refs if ref.one_id] if whole_person else []
-    con.execute("""create or replace temp table forgotten as
+    con.execute(
+        """create or replace temp table forgotten as
         with base as (
             select unnest(?::bigint[]) as node_id
-            union select node_id from identity.identity_map where run_to is null and one_id in (select unnest(?::text[]))
+            union select node_id from identity.identity_map where run_to is null and one_id in (select
+            unnest(?::text[]))
         ),
         bases as (
             select distinct coalesce(node.epoch_of, node.node_id) as node_id
@@ -216,7 +239,8 @@ def _forgotten(con: duckdb.DuckDBPyConnection, refs: Sequence[Ref], *, whole_per
         )
         select node_id from identity.node
         where coalesce(epoch_of, node_id) in (select node_id from bases) or alias_of in (select node_id from bases)""",
-        [chosen, people])  # fmt: skip
+        [chosen, people],
+    )
 
 
 def _census(con: duckdb.DuckDBPyConnection) -> ForgetReport:
@@ -224,49 +248,79 @@ def _census(con: duckdb.DuckDBPyConnection) -> ForgetReport:
         where = " or ".join(f"{name} in (select node_id from forgotten)" for name in names)
         return int(rows(con, f"select count(*) from identity.{table} where {where}")[0][0])
 
-    people = rows(con, """select one_id, bool_and(node_id in (select node_id from forgotten)) from identity.identity_map
+    people = rows(
+        con,
+        """select one_id, bool_and(node_id in (select node_id from forgotten)) from identity.identity_map
         where run_to is null and number in (
-            select number from identity.identity_map where run_to is null and node_id in (select node_id from forgotten))
-        group by one_id order by one_id""")  # fmt: skip
-    shared = rows(con, """select type, scope, value_norm from identity.identifier
-        where status = 'shared' and node_id in (select node_id from forgotten) order by all""")  # fmt: skip
+            select number from identity.identity_map where run_to is null and node_id in (select node_id from
+            forgotten))
+        group by one_id order by one_id""",
+    )
+    shared = rows(
+        con,
+        """select type, scope, value_norm from identity.identifier
+        where status = 'shared' and node_id in (select node_id from forgotten) order by all""",
+    )
     return ForgetReport(
         applied=False,
         identifiers=count("node", "node_id"),
         raw_values=count("identifier_value", "node_id"),
-        evidence_rows=int(rows(con, """select count(distinct row_id) from identity.evidence_node
-            where node_id in (select node_id from forgotten)""")[0][0]),
+        evidence_rows=int(
+            rows(
+                con,
+                """select count(distinct row_id) from identity.evidence_node
+            where node_id in (select node_id from forgotten)""",
+            )[0][0]
+        ),
         edges=count("edge", "a_node", "b_node"),
         decisions=count("edge_decision", "a_node", "b_node", "left_node", "right_node"),
         map_rows=count("identity_map", "node_id"),
         people_ended=[one for one, whole in people if whole],
         people_changed=[one for one, whole in people if not whole],
-        shared=[Ref(0, *row, None).name for row in shared],
-    )  # fmt: skip
+        shared=[name_of(*row) for row in shared],
+    )
 
 
 # Every column of the schema that names an identifier by number.
 NAMED_IN = {
-    "evidence_node": ("node_id",), "edge": ("a_node", "b_node"), "raw_component": ("node_id",),
-    "edge_decision": ("a_node", "b_node", "left_node", "right_node"), "slice": ("node_id", "slice_node"),
-    "identity_map": ("node_id",), "node_home": ("node_id",), "frozen_member": ("node_id",), "identity_change": ("node_id",),
-    "identifier_value": ("node_id",), "node": ("node_id",), "touched": ("node_id",),
-}  # fmt: skip
+    "evidence_node": ("node_id",),
+    "edge": ("a_node", "b_node"),
+    "raw_component": ("node_id",),
+    "edge_decision": ("a_node", "b_node", "left_node", "right_node"),
+    "slice": ("node_id", "slice_node"),
+    "identity_map": ("node_id",),
+    "node_home": ("node_id",),
+    "frozen_member": ("node_id",),
+    "identity_change": ("node_id",),
+    "identifier_value": ("node_id",),
+    "node": ("node_id",),
+    "touched": ("node_id",),
+}
 
 
 def _erase(con: duckdb.DuckDBPyConnection, *, now: datetime, secret: bytes, keep_days: int | None) -> list[str]:
     """Delete all that names the forgotten; returns the texts that must not be found any more."""
-    values = [row[0] for row in rows(con, """
+    values = [
+        row[0]
+        for row in rows(
+            con,
+            """
         select value from identity.identifier_value where node_id in (select node_id from forgotten)
-        union select value_norm from identity.node where node_id in (select node_id from forgotten)""")]  # fmt: skip
+        union select value_norm from identity.node where node_id in (select node_id from forgotten)""",
+        )
+    ]
     con.execute("""insert into identity.touched
         select distinct state.node_id from identity.raw_component as state
-        where state.extent in (select extent from identity.raw_component where node_id in (select node_id from forgotten))
+        where state.extent in (select extent from identity.raw_component where node_id in (select node_id from
+        forgotten))
             or state.node_id in (select node_id from identity.evidence_node where row_id in (
                 select row_id from identity.evidence_node where node_id in (select node_id from forgotten)))""")
     expires = now + timedelta(days=keep_days) if keep_days else None
-    con.execute(f"""insert into identity.tombstone select {hash_mac(secret, NODE_TEXT)}, ?, ?
-        from identity.node as node where node.epoch = 1 and node.node_id in (select node_id from forgotten)""", [now, expires])  # fmt: skip
+    con.execute(
+        f"""insert into identity.tombstone select {hash_mac(secret, NODE_TEXT)}, ?, ?
+        from identity.node as node where node.epoch = 1 and node.node_id in (select node_id from forgotten)""",
+        [now, expires],
+    )
     con.execute("""update identity.evidence set source_key = null where row_id in (
         select row_id from identity.evidence_node where node_id in (select node_id from forgotten))""")
     con.execute("""delete from identity.assertion where exists (select 1 from identity.node as node
@@ -283,9 +337,13 @@ def _erase(con: duckdb.DuckDBPyConnection, *, now: datetime, secret: bytes, keep
 def _end_people(con: duckdb.DuckDBPyConnection, ended: list[str]) -> None:
     """Persons with nothing left are forgotten, with all the ids that had merged into them."""
     run = int(rows(con, "select coalesce(max(run), 0) + 1 from identity.run_manifest")[0][0])
-    con.execute(f"""update identity.one_id_registry set status = 'forgotten', died_run = {run}, merged_into = null,
+    con.execute(
+        f"""update identity.one_id_registry set status = 'forgotten', died_run = {run}, merged_into = null,
             current_number = number
-        where current_number in (select number from identity.one_id_registry where one_id in (select unnest(?::text[])))""", [ended])  # fmt: skip
+        where current_number in (select number from identity.one_id_registry
+            where one_id in (select unnest(?::text[])))""",
+        [ended],
+    )
     con.execute("delete from identity.person where one_id in (select unnest(?::text[]))", [ended])
     con.execute(f"""insert into identity.identity_change
         select {run}, -row_number() over (order by one_id), 'forget', one_id, null, null, 'assertion'
@@ -294,16 +352,25 @@ def _end_people(con: duckdb.DuckDBPyConnection, ended: list[str]) -> None:
 
 def matches(con: duckdb.DuckDBPyConnection, values: Sequence[str]) -> dict[str, int]:
     """How often any of *values* stands in each text column of the schema's own tables; the proof of absence."""
-    columns = rows(con, """select table_name, column_name from duckdb_columns()
+    columns = rows(
+        con,
+        """select table_name, column_name from duckdb_columns()
         where schema_name = 'identity' and data_type = 'VARCHAR' and table_name in (
             select table_name from duckdb_tables() where schema_name = 'identity')
-            and not starts_with(table_name, 'int_') order by all""")  # fmt: skip
+            and not starts_with(table_name, 'int_') order by all""",
+    )
     return {
-        f"{table}.{column}": int(rows(con, f"""select count(*) from identity.{table}
-            where {column} in (select unnest(?::text[]))""", [list(values)])[0][0])
+        f"{table}.{column}": int(
+            rows(
+                con,
+                f"""select count(*) from identity.{table}
+            where {column} in (select unnest(?::text[]))""",
+                [list(values)],
+            )[0][0]
+        )
         for table, column in columns
         if table not in ("type_registry", "rules_version", "run_manifest")
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -329,19 +396,33 @@ def what_if(
         con.execute("begin transaction")
         report, gates = try_rules(con, rules, as_of=as_of, secret=secret)
         pairs = {
-            op: rows(con, """select one_id, other_id from identity.identity_change
-                where run = ? and op = ? order by seq limit ?""", [report.run, op, examples])
+            op: rows(
+                con,
+                """select one_id, other_id from identity.identity_change
+                where run = ? and op = ? order by seq limit ?""",
+                [report.run, op, examples],
+            )
             for op in ("merge", "split")
-        }  # fmt: skip
-        touched = rows(con, """select count(distinct one) from (
+        }
+        touched = rows(
+            con,
+            """select count(distinct one) from (
             select one_id as one from identity.identity_change where run = ?1 and op <> 'mint'
-            union select other_id from identity.identity_change where run = ?1)""", [report.run])[0][0]  # fmt: skip
+            union select other_id from identity.identity_change where run = ?1)""",
+            [report.run],
+        )[0][0]
     finally:
         con.execute("rollback")
     return WhatIf(
-        report=report, gates=gates, moved_identifiers=report.moved, people_before=before, people_after=report.people,
-        merges=_pairs(pairs["merge"]), splits=_pairs(pairs["split"]), touched_people=touched,
-    )  # fmt: skip
+        report=report,
+        gates=gates,
+        moved_identifiers=report.moved,
+        people_before=before,
+        people_after=report.people,
+        merges=_pairs(pairs["merge"]),
+        splits=_pairs(pairs["split"]),
+        touched_people=touched,
+    )
 
 
 def _pairs(found: list[tuple[Any, ...]]) -> list[tuple[str, str]]:

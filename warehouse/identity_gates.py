@@ -1,4 +1,5 @@
-"""What a resolution must pass before it is published: limits per person, and the churn budget (identity.md § 1, 3 and 6)."""
+"""What a resolution must pass before it is published: limits per person, and the churn budget (identity.md § 1, 3 and
+6)."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ def refuse(faults: list[str]) -> None:
     if faults:
         raise CheckFailedError(
             "identity gates stopped the run, the old map stays live:\n- " + "\n- ".join(faults),
-            hint="put default values on a block list in config/identity.yaml, or raise the gate there if this is wanted; "
-            "`cdp identity what-if RULES.yaml` shows the effect first",
+            hint="put default values on a block list in config/identity.yaml, or raise the gate there if this "
+            "is wanted; `cdp identity what-if RULES.yaml` shows the effect first",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 import duckdb
 import numpy as np
@@ -31,7 +30,8 @@ from cdp.identity.rules import IdentityRules
 
 @dataclass(frozen=True)
 class Loaded:
-    """Arrays of one resolution. *place*: rank by node_id, -1 where it takes no part. *mine*: to be resolved, by rank."""
+    """Arrays of one resolution. *place*: rank by node_id, -1 where it takes no part. *mine*: to be resolved, by
+    rank."""
 
     nodes: Nodes
     rows: Rows
@@ -40,7 +40,7 @@ class Loaded:
     mine: Bools
 
 
-def columns(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def columns(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:
     """The columns of a query without nulls, as arrays."""
     table = con.sql(sql).to_arrow_table()
     return {name: table.column(name).to_numpy() for name in table.column_names}
@@ -60,14 +60,14 @@ def write_types(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> TypeTab
     return table
 
 
-def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, as_of: datetime, scoped: bool) -> Loaded:
+def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, scoped: bool) -> Loaded:
     """Evidence as arrays: all of it, or with *scoped* what temp table `scope(node_id, quiet)` asks for."""
     if scoped:
         con.execute("""create or replace temp table scope_rows as
             select distinct row_id from identity.evidence_node where node_id in (select node_id from scope)""")
     nodes, place, mine = _nodes(con, scoped=scoped)
     rows = _rows(con, table, place, scoped=scoped)
-    return Loaded(nodes, rows, _assertions(con, place, as_of), place, mine)
+    return Loaded(nodes, rows, _assertions(con, place), place, mine)
 
 
 def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints, Bools]:
@@ -102,7 +102,8 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints
             select type, scope, (row_number() over (order by type, scope) - 1)::integer as number
             from (select distinct type, scope from nodes)
         )
-        select nodes.node_id, registry.type_code, scopes.number, nodes.barred is not null as barred, nodes.forced, nodes.mine
+        select nodes.node_id, registry.type_code, scopes.number, nodes.barred is not null as barred, nodes.forced,
+        nodes.mine
         from nodes
         inner join identity.type_registry as registry on nodes.type = registry.type
         inner join scopes on nodes.type = scopes.type and nodes.scope = scopes.scope
@@ -131,7 +132,8 @@ def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, *, scop
     found = columns(
         con,
         f"""
-        select row_id, (case kind {kinds} end)::tinyint as kind, epoch_us(event_time) as first, epoch_us(last_time) as last,
+        select row_id, (case kind {kinds} end)::tinyint as kind, epoch_us(event_time) as first, epoch_us(last_time) as
+        last,
             (day - date '1970-01-01')::integer as day, confidence, observations, code
         from identity.evidence as evidence
         inner join source_code on evidence.source is not distinct from source_code.source {only} order by row_id
@@ -160,7 +162,7 @@ def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, *, scop
     )
 
 
-def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, np.ndarray]:  # type: ignore[type-arg]
+def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, np.ndarray]:
     """Places sorted by row, by counting (what a sparse matrix does on its way from coordinates to rows)."""
     keep = node >= 0
     row, node = row[keep], node[keep]
@@ -170,9 +172,10 @@ def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, np.ndarray]:  # typ
     return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
 
 
-def _assertions(con: duckdb.DuckDBPyConnection, place: Ints, as_of: datetime) -> Assertions:
-    found = con.execute(
-        """
+def _assertions(con: duckdb.DuckDBPyConnection, place: Ints) -> Assertions:
+    """Decisions in force. They hold for every `as_of`: a run over an older day must not undo what people decided
+    since."""
+    found = con.execute("""
         select assertion.kind, a.node_id, b.node_id,
             coalesce(epoch_us(assertion.valid_from), -9000000000000000000),
             coalesce(epoch_us(assertion.valid_to), 9000000000000000000)
@@ -181,11 +184,9 @@ def _assertions(con: duckdb.DuckDBPyConnection, place: Ints, as_of: datetime) ->
             and a.value_norm = assertion.a_value
         inner join identity.node as b on b.epoch = 1 and b.type = assertion.b_type and b.scope = assertion.b_scope
             and b.value_norm = assertion.b_value
-        where assertion.withdrawn_at is null and assertion.created_at <= ?
+        where assertion.withdrawn_at is null
         order by all
-    """,
-        [as_of],
-    ).fetchall()
+    """).fetchall()
     parts: dict[str, list[tuple[int, int, int, int]]] = {"must_link": [], "cannot_link": [], "cut_edge": []}
     for kind, a, b, since, until in found:
         x, y = int(place[a]), int(place[b])
@@ -288,7 +289,8 @@ def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: 
     words = " ".join(f"when {code} then '{reason}'" for code, reason in enumerate(REASONS))
     con.register("found_components", frame.to_arrow())
     con.execute(f"""insert into identity.raw_component
-        select found.node_id, component, make_timestamptz(first), make_timestamptz(last), case status {words} end, extent,
+        select found.node_id, component, make_timestamptz(first), make_timestamptz(last), case status {words} end,
+        extent,
             node.barred
         from found_components as found inner join identity.node as node on found.node_id = node.node_id""")
     con.unregister("found_components")
@@ -312,7 +314,8 @@ def _store_edges(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints)
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(DECISIONS))
     con.register("found_edges", frame.to_arrow())
     con.execute(f"""insert into identity.edge
-        select a, b, tier, case when seen then make_timestamptz(first) end, case when seen then make_timestamptz(last) end,
+        select a, b, tier, case when seen then make_timestamptz(first) end, case when seen then make_timestamptz(last)
+        end,
             observations, days, sources, confidence, case decision {words} end
         from found_edges""")
     con.unregister("found_edges")

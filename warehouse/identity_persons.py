@@ -23,7 +23,7 @@ from cdp.identity.graph import (
     Resolution,
     Small,
     TypeTable,
-)  # fmt: skip
+)
 from cdp.identity.lasting import Frozen, Holdings, assign
 from warehouse.identity_graph import Loaded, columns
 from warehouse.identity_values import hash_mac
@@ -36,7 +36,8 @@ KIND_WORDS = ("person", "shared", "relay", "expired")
 class Persons:
     """Persons of a run: one entry per living identifier, or per cluster where said so.
 
-    *old*, *new*: number of the id each has had and has (-1 none). *gone*: identifiers that had an id, *gone_old*, and are
+    *old*, *new*: number of the id each has had and has (-1 none). *gone*: identifiers that had an id, *gone_old*, and
+    are
     no more.
     """
 
@@ -74,8 +75,8 @@ def give_ids(
     node_id = ids[alive]
     cluster, clusters = _dense(outcome.person[alive])
     kinds = loaded.nodes.type[outcome.origin[alive]]
-    class_ = table.class_[kinds].astype(np.int64)
-    standing = np.empty(len(alive), dtype=np.int64)
+    class_: Ints = table.class_[kinds].astype(np.int64)
+    standing: Ints = np.empty(len(alive), dtype=np.int64)
     standing[np.lexsort((np.arange(len(alive)), outcome.first[alive], table.strength[kinds]))] = np.arange(len(alive))
     size = int(con.execute("select coalesce(max(node_id), 0) + 1 from identity.node").fetchall()[0][0])
     only = "and node_id in (select node_id from replaced)" if scoped else ""
@@ -172,9 +173,8 @@ def _mint(
             from minting inner join identity.node as node on minting.node_id = node.node_id""")
         used = "one_id in (select one_id from identity.one_id_registry)"
         con.execute(f"insert into minted select number, one_id, generation from tried where not {used}")
-        con.execute(
-            f"create or replace temp table minting as select number, node_id, generation + 1 as generation from tried where {used}"
-        )
+        con.execute(f"""create or replace temp table minting as
+            select number, node_id, generation + 1 as generation from tried where {used}""")
     twice = con.execute("select count(*) - count(distinct one_id) from minted").fetchall()[0][0]
     if twice:
         raise CheckFailedError(f"{twice} new one_ids are equal", hint="report it with the run id; nothing was stored")
@@ -243,7 +243,8 @@ def _freeze(con: duckdb.DuckDBPyConnection, persons: Persons) -> None:
     _numbers(con, "woken", persons.resurrected)
     con.execute("delete from identity.frozen_member where number in (select number from woken)")
     con.execute("""insert into identity.frozen_member
-        select number, node_id from identity.identity_map where run_to is null and number in (select number from dying)""")
+        select number, node_id from identity.identity_map where run_to is null and number in (select number from
+        dying)""")
     con.unregister("dying")
     con.unregister("woken")
 
@@ -263,12 +264,15 @@ def _feed(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, cause: 
     parts = np.unique(np.stack([persons.old[moved], persons.new[moved]], axis=1), axis=0)
     split = parts[~np.isin(parts[:, 0], persons.merged)]
     frames = [
-        _changes(0, persons.minted), _changes(1, persons.resurrected), _changes(2, split[:, 0], split[:, 1]),
-        _changes(3, persons.merged, persons.merged_into), _changes(4, persons.retired),
+        _changes(0, persons.minted),
+        _changes(1, persons.resurrected),
+        _changes(2, split[:, 0], split[:, 1]),
+        _changes(3, persons.merged, persons.merged_into),
+        _changes(4, persons.retired),
         _changes(5, persons.new[fresh], node=persons.node_id[fresh]),
         _changes(6, persons.new[moved], persons.old[moved], persons.node_id[moved]),
         _changes(7, np.full(len(persons.gone), -1, dtype=np.int64), persons.gone_old, persons.gone),
-    ]  # fmt: skip
+    ]
     feed = pl.concat(frames).with_row_index("seq", offset=1)
     con.register("feed", feed.to_arrow())
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(OPS))
@@ -285,10 +289,14 @@ def _feed(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, cause: 
 
 def _changes(op: int, one: Ints, other: Ints | None = None, node: Ints | None = None) -> pl.DataFrame:
     none = np.full(len(one), -1, dtype=np.int64)
-    return pl.DataFrame({
-        "op": np.full(len(one), op, dtype=np.int8), "one": one.astype(np.int64),
-        "other": none if other is None else other, "node_id": none if node is None else node,
-    })  # fmt: skip
+    return pl.DataFrame(
+        {
+            "op": np.full(len(one), op, dtype=np.int8),
+            "one": one.astype(np.int64),
+            "other": none if other is None else other,
+            "node_id": none if node is None else node,
+        }
+    )
 
 
 def _registry(con: duckdb.DuckDBPyConnection, persons: Persons, run: int) -> None:
@@ -349,10 +357,16 @@ def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resoluti
     clusters = len(persons.number)
     last = np.full(clusters, -NEVER, dtype=np.int64)
     np.maximum.at(last, persons.cluster, outcome.last[persons.alive])
-    frame = pl.DataFrame({
-        "number": persons.number, "kind": persons.kind, "first": _least(outcome.first[persons.alive], persons.cluster, clusters),
-        "last": last, "identifiers": np.bincount(persons.cluster, minlength=clusters), "class": persons.class_,
-    })  # fmt: skip
+    frame = pl.DataFrame(
+        {
+            "number": persons.number,
+            "kind": persons.kind,
+            "first": _least(outcome.first[persons.alive], persons.cluster, clusters),
+            "last": last,
+            "identifiers": np.bincount(persons.cluster, minlength=clusters),
+            "class": persons.class_,
+        }
+    )
     con.register("found_persons", frame.to_arrow())
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(KIND_WORDS))
     if scoped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -26,7 +27,12 @@ class Ref:
 
     @property
     def name(self) -> str:
-        return f"{self.type}@{self.scope}:{self.value}" if self.scope else f"{self.type}:{self.value}"
+        return name_of(self.type, self.scope, self.value)
+
+
+def name_of(kind: str, scope: str, value: str) -> str:
+    """How an identifier is written: `type:value`, or `type@scope:value`."""
+    return f"{kind}@{scope}:{value}" if scope else f"{kind}:{value}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Link:
 
 @dataclass(frozen=True)
 class Explanation:
-    """*chain*: the strongest way from a to b. *cut*: the fewest edges that part them. *why*: sentences when they are apart."""
+    """*chain*: the strongest way from a to b. *cut*: the fewest edges that part them. *why*: sentences when they are
+    apart."""
 
     same: bool
     a: str
@@ -68,13 +75,15 @@ def rows(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None 
 
 
 def find(con: duckdb.DuckDBPyConnection, text: str) -> Ref:
-    """The identifier that *text* names: `phone:138…`, `openid@wx1:o…`, a bare value, raw or normalised, or a one_id (then
+    """The identifier that *text* names: `phone:138…`, `openid@wx1:o…`, a bare value, raw or normalised, or a one_id
+    (then
     its strongest identifier). Raises `FatalError` when there is none, or several."""
     named, _, value = text.partition(":")
     kind, _, scope = named.partition("@")
     known = {row[0] for row in rows(con, "select type from identity.type_registry")}
     if value and kind in known:
-        where = "node.type = ? and (? = '' or node.scope = ?) and (node.value_norm = ? or node.node_id in ({raw} and type = ?))"
+        where = """node.type = ? and (? = '' or node.scope = ?)
+            and (node.value_norm = ? or node.node_id in ({raw} and type = ?))"""
         found = _nodes(con, where, [kind, scope, scope, value, value, kind])
     else:
         found = _nodes(con, "node.value_norm = ? or node.node_id in ({raw})", [text, text])
@@ -136,9 +145,13 @@ def show(con: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
 
 def _person_edges(con: duckdb.DuckDBPyConnection, one_id: str | None, *, joined: bool) -> list[tuple[int, int, str]]:
     only = "and edge.decision in ('accepted', 'redundant', 'overridden')" if joined else ""
-    return rows(con, f"""select edge.a_node, edge.b_node, edge.decision from identity.edge as edge
+    return rows(
+        con,
+        f"""select edge.a_node, edge.b_node, edge.decision from identity.edge as edge
         inner join identity.identity_map as map on edge.a_node = map.node_id and map.run_to is null
-        where map.one_id = ? {only} order by edge.tier, edge.first_seen, edge.a_node, edge.b_node""", [one_id])  # type: ignore  # fmt: skip
+        where map.one_id = ? {only} order by edge.tier, edge.first_seen, edge.a_node, edge.b_node""",
+        [one_id],
+    )
 
 
 def _labels(con: duckdb.DuckDBPyConnection, nodes: set[int]) -> dict[int, str]:
@@ -156,7 +169,8 @@ def _refusal(con: duckdb.DuckDBPyConnection, row: tuple[Any, ...]) -> dict[str, 
 
 
 def explain(con: duckdb.DuckDBPyConnection, a: Ref, b: Ref) -> Explanation:
-    """Why *a* and *b* are one person: the strongest chain with its evidence, and the smallest cut. When they are not one,
+    """Why *a* and *b* are one person: the strongest chain with its evidence, and the smallest cut. When they are not
+    one,
     why not: refusals between the two persons, evidence kept back, decisions of people."""
     if a.one_id is None or a.one_id != b.one_id:
         return Explanation(False, a.name, b.name, a.one_id, b.one_id, why=_why_not(con, a, b))
@@ -168,7 +182,7 @@ def explain(con: duckdb.DuckDBPyConnection, a: Ref, b: Ref) -> Explanation:
     labels = _labels(con, {node for pair in cut for node in pair})
     return Explanation(
         True, a.name, b.name, a.one_id, b.one_id,
-        chain=[_link(con, x, y) for x, y in zip(way, way[1:], strict=False)],
+        chain=[_link(con, x, y) for x, y in pairwise(way)],
         cut=[(labels[x], labels[y]) for x, y in cut],
     )  # fmt: skip
 
@@ -186,7 +200,8 @@ def _link(con: duckdb.DuckDBPyConnection, a: int, b: int) -> Link:
     labels = _labels(con, {a, b})
     edge = rows(con, """select tier, first_seen, last_seen, distinct_days, distinct_sources, decision from identity.edge
         where (a_node = ?1 and b_node = ?2) or (a_node = ?2 and b_node = ?1)""", [a, b])[0]  # fmt: skip
-    return Link(labels[a], labels[b], *edge, evidence=evidence_between(con, a, b))
+    fields: list[Any] = [labels[a], labels[b], *edge, evidence_between(con, a, b)]
+    return Link(*fields)
 
 
 def evidence_between(con: duckdb.DuckDBPyConnection, a: int, b: int, limit: int = 5) -> Rows:
@@ -221,10 +236,14 @@ def _why_not(con: duckdb.DuckDBPyConnection, a: Ref, b: Ref) -> list[str]:
         told += [f"`{ref.name}` links nobody: {row[0]}" for row in barred]
     both = """(decision.a_node in (select node_id from mine) and decision.b_node in (select node_id from theirs)
         or decision.a_node in (select node_id from theirs) and decision.b_node in (select node_id from mine))"""
-    for row in rows(con, f"""
+    for row in rows(
+        con,
+        f"""
         with mine as (select node_id from identity.identity_map where run_to is null and one_id = ?),
         theirs as (select node_id from identity.identity_map where run_to is null and one_id = ?)
-        select decision.* from identity.edge_decision as decision where {both} order by all""", [a.one_id, b.one_id]):  # fmt: skip
+        select decision.* from identity.edge_decision as decision where {both} order by all""",
+        [a.one_id, b.one_id],
+    ):
         told.append(_sentence(_refusal(con, row)))
     if told:
         return told
@@ -250,7 +269,8 @@ def _sentence(refusal: dict[str, Any]) -> str:
             f"`{a}` – `{b}` was {refusal['decision']}: a person may not hold both `{refusal['left']}` and "
             f"`{refusal['right']}` ({reason}), and stronger evidence had joined them to either side"
         )
-    return f"`{a}` – `{b}` was {refusal['decision']}: `{refusal['left']}` and `{refusal['right']}` must stay apart (cannot_link)"
+    ends = f"`{refusal['left']}` and `{refusal['right']}`"
+    return f"`{a}` – `{b}` was {refusal['decision']}: {ends} must stay apart (cannot_link)"
 
 
 def changes(
@@ -284,19 +304,24 @@ def health(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
             inner join identity.identity_map as x on decision.a_node = x.node_id and x.run_to is null
             inner join identity.identity_map as y on decision.b_node = y.node_id and y.run_to is null
             where decision.decision = 'rejected' and x.number <> y.number
-                and split_part(decision.reason, ':', 2) in (select type from identity.type_registry where class = 0)))""",
+                and split_part(decision.reason, ':', 2) in (select type from identity.type_registry where class =
+                0)))""",
     )[0]
     return {
-        "runs": rows(con, """select run, as_of, mode, identifiers, people, changes, rules_hash from identity.run_manifest
+        "runs": rows(con, """select run, as_of, mode, identifiers, people, changes, rules_hash from
+            identity.run_manifest
             order by run desc limit 10"""),
         "kinds": rows(con, "select kind, anonymous, count(*) from identity.person group by all order by all"),
         "identifiers": rows(con, "select type, status, count(*) from identity.identifier group by all order by all"),
-        "rejected_values": rows(con, "select type, reason, count(*) from identity.rejects group by all order by 3 desc, 1, 2"),
-        "refusals": rows(con, "select decision, reason, count(*) from identity.edge_decision group by all order by 3 desc, 1, 2"),
+        "rejected_values": rows(con, """select type, reason, count(*) from identity.rejects
+            group by all order by 3 desc, 1, 2"""),
+        "refusals": rows(con, """select decision, reason, count(*) from identity.edge_decision
+            group by all order by 3 desc, 1, 2"""),
         "contradiction_rate": refused / known if known else 0.0,
         "contradictions": refused,
         "clamped_times": rows(con, "select count(*) from identity.evidence where clamped")[0][0],
-        "assertions": rows(con, "select kind, count(*) from identity.assertion where withdrawn_at is null group by all order by 1"),
+        "assertions": rows(con, """select kind, count(*) from identity.assertion where withdrawn_at is null
+            group by all order by 1"""),
         "largest": rows(con, """select one_id, kind, identifier_count from identity.person
             order by identifier_count desc, one_id limit 10"""),
     }  # fmt: skip

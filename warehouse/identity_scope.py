@@ -1,4 +1,5 @@
-"""What a run must resolve again: identifiers that anything changed about, and all that hangs together with them (§ 2.6)."""
+"""What a run must resolve again: identifiers that anything changed about, and all that hangs together with them (§
+2.6)."""
 
 from __future__ import annotations
 
@@ -51,11 +52,14 @@ def _touch_by_clock(
     """Time alone changes results: identifiers whose life or window ended between the last run and this one."""
     for name, item in rules.types.items():
         for days in {item.ttl_days, item.limit_window_days} - {None}:
-            con.execute(f"""insert into touched
+            con.execute(
+                f"""insert into touched
                 select state.node_id from identity.raw_component as state
                 inner join identity.node as node on state.node_id = node.node_id
                 where node.type = ? and (state.last_seen < ?::timestamptz - interval {days} day)
-                    <> (state.last_seen < ?::timestamptz - interval {days} day)""", [name, as_of, previous])  # fmt: skip
+                    <> (state.last_seen < ?::timestamptz - interval {days} day)""",
+                [name, as_of, previous],
+            )
 
 
 def _mark_quiet(con: duckdb.DuckDBPyConnection) -> None:
@@ -66,7 +70,8 @@ def _mark_quiet(con: duckdb.DuckDBPyConnection) -> None:
             state.status in ({static}) and node.barred is not distinct from state.barred
             or state.status = '{REASONS[SHARED]}'
                 and touched.node_id not in (select node_id from gone_nodes)
-                and not exists (select 1 from new_rows inner join identity.evidence using (row_id) where kind = 'unbind'),
+                and not exists (select 1 from new_rows inner join identity.evidence using (row_id) where kind =
+                'unbind'),
             false) as quiet
         from touched
         inner join identity.node as node on touched.node_id = node.node_id

@@ -1,8 +1,10 @@
 """The resolution of edges as portable SQL, for engines other than the process itself (identity.md § 3.2, 3.3).
 
-The statements are plain `select`s that sqlglot carries to Spark, ClickHouse, StarRocks and Trino; an *engine* materialises
+The statements are plain `select`s that sqlglot carries to Spark, ClickHouse, StarRocks and Trino; an *engine*
+materialises
 each under a name, because lazily chained views would make the loops exponential. Same partition as
-`cdp.identity.resolve`, by other means: components by hooking to the smallest neighbour, limits by taking in parallel all
+`cdp.identity.resolve`, by other means: components by hooking to the smallest neighbour, limits by taking in parallel
+all
 edges that are first in the order for both their clusters.
 """
 
@@ -40,7 +42,8 @@ class DuckEngine:
 class TranspilingEngine:
     """Any engine with a session object that runs SQL text: statements are carried over by sqlglot.
 
-    *session.query(text)* returns rows as tuples. ClickHouse needs `join_use_nulls = 1`, else an unmatched left join gives 0.
+    *session.query(text)* returns rows as tuples. ClickHouse needs `join_use_nulls = 1`, else an unmatched left join
+    gives 0.
     """
 
     def __init__(self, session: Any, dialect: str, create: str) -> None:
@@ -61,7 +64,8 @@ class TranspilingEngine:
 
 
 def components_in_sql(engine: Engine, nodes: str, edges: str, into: str) -> int:
-    """Connected components of `edges(a, b)` over `nodes(node)` into `into(node, label)`; returns the number of rounds."""
+    """Connected components of `edges(a, b)` over `nodes(node)` into `into(node, label)`; returns the number of
+    rounds."""
     engine.materialise("cc_cross", f"select distinct a, b from {edges} where a < b")
     maps: list[str] = []
     while engine.rows("select count(*) from cc_cross")[0][0]:
@@ -87,7 +91,8 @@ def components_in_sql(engine: Engine, nodes: str, edges: str, into: str) -> int:
     for parent in maps:
         engine.materialise(
             into,
-            f"select x.node as node, coalesce(y.p, x.label) as label from {into} as x left join {parent} as y on x.label = y.r",
+            f"""select x.node as node, coalesce(y.p, x.label) as label
+                from {into} as x left join {parent} as y on x.label = y.r""",
         )
     return len(maps)
 
@@ -95,8 +100,10 @@ def components_in_sql(engine: Engine, nodes: str, edges: str, into: str) -> int:
 def persons_in_sql(engine: Engine, nodes: str, edges: str, cannot: str, into: str, *, max_rounds: int = 2_000) -> int:
     """Persons of `nodes(node, grp, lim)` and `edges(a, b, ord, forced)` into `into(node, label)`.
 
-    *grp*: limit group, -1 for none; *ord*: place in the total order, unique; *forced*: 1 where an edge may break limits;
-    `cannot(a, b)`: pairs to keep apart. Returns the rounds of the replay; raises `FatalError` past *max_rounds* (an order that
+    *grp*: limit group, -1 for none; *ord*: place in the total order, unique; *forced*: 1 where an edge may break
+    limits;
+    `cannot(a, b)`: pairs to keep apart. Returns the rounds of the replay; raises `FatalError` past *max_rounds* (an
+    order that
     rises along a chain needs as many rounds as edges: resolve such data in process).
     """
     components_in_sql(engine, nodes, edges, "pr_raw")
@@ -130,7 +137,8 @@ def persons_in_sql(engine: Engine, nodes: str, edges: str, cannot: str, into: st
     engine.materialise(
         into,
         """
-        select raw.node as node, coalesce(k.c, raw.label) as label from pr_raw as raw left join pr_cluster as k on raw.node = k.node""",
+        select raw.node as node, coalesce(k.c, raw.label) as label from pr_raw as raw left join pr_cluster as k on
+        raw.node = k.node""",
     )
     return rounds
 
@@ -178,7 +186,8 @@ def _round(engine: Engine, nodes: str, cannot: str) -> None:
     engine.materialise(
         "pr_taken",
         """
-        select e.x as x, e.y as y from pr_chosen as e left join pr_refused as r on e.x = r.x and e.y = r.y where r.x is null""",
+        select e.x as x, e.y as y from pr_chosen as e left join pr_refused as r on e.x = r.x and e.y = r.y where r.x
+        is null""",
     )
     engine.materialise(
         "pr_cluster",

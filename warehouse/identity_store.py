@@ -1,7 +1,8 @@
 """Resolving identities in the warehouse: evidence to persons, in one transaction (identity.md § 2).
 
 Take the evidence in, resolve, give the persons their lasting ids, check, pass the gates, write map, registry, feed and
-manifest: all of a run or none of it. A failed or killed run leaves everything as it was, and repeated gives the same ids.
+manifest: all of a run or none of it. A failed or killed run leaves everything as it was, and repeated gives the same
+ids.
 """
 
 from __future__ import annotations
@@ -90,8 +91,10 @@ def resolve_identities(
 ) -> IdentityReport:
     """Bring schema `identity` up to the evidence model `identity.int_identity__evidence`, as of *as_of* (UTC).
 
-    *secret* keys the one_ids (at least 16 bytes; keep it: without it ids cannot be made again). Everything happens in one
-    transaction. Raises `CheckFailedError` when a check or gate fails: then nothing is stored and the old map stays live.
+    *secret* keys the one_ids (at least 16 bytes; keep it: without it ids cannot be made again). Everything happens in
+    one
+    transaction. Raises `CheckFailedError` when a check or gate fails: then nothing is stored and the old map stays
+    live.
     """
     with transaction(con, secret):
         return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(progress))
@@ -116,7 +119,8 @@ def rebuild_identities(
 def reresolve(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run_id: str, as_of: datetime, secret: bytes
 ) -> IdentityReport:
-    """Resolve what assertions or `touched` ask for, without a look at the evidence model, in the caller's transaction."""
+    """Resolve what assertions or `touched` ask for, without a look at the evidence model, in the caller's
+    transaction."""
     return _run(con, rules, run_id=run_id, as_of=as_of, secret=secret, clock=_Clock(None), take=False)
 
 
@@ -207,7 +211,7 @@ def _run(
         if not in_scope:
             return _unchanged(con, rules, before, run=run, run_id=run_id, as_of=as_of, delta=delta, clock=clock)
     with clock.stage("load graph"):
-        loaded = load(con, table, as_of=as_of, scoped=scoped)
+        loaded = load(con, table, scoped=scoped)
     with clock.stage("resolve"):
         outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
     with clock.stage("store graph"):
@@ -257,7 +261,7 @@ def _unchanged(
     """Nothing to resolve: the manifest says so, and that is all that is written."""
     report = replace(
         IdentityReport(**json.loads(before.report)),
-        **{name: 0 for name in ("minted", "merges", "splits", "resurrected", "retired", "moved", "changes")},
+        **dict.fromkeys(("minted", "merges", "splits", "resurrected", "retired", "moved", "changes"), 0),
         run=run,
         run_id=run_id,
         mode="unchanged",
@@ -275,10 +279,11 @@ def _unchanged(
 def _check_sample(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, table: TypeTable, *, run: int, as_of: datetime
 ) -> None:
-    """Resolve some extents that the run left alone from scratch; raise `CheckFailedError` unless the map says the same."""
+    """Resolve some extents that the run left alone from scratch; raise `CheckFailedError` unless the map says the
+    same."""
     if not rules.sample_components or not sample_scope(con, count=rules.sample_components, run=run):
         return
-    loaded = load(con, table, as_of=as_of, scoped=True)
+    loaded = load(con, table, scoped=True)
     outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
     chosen = np.flatnonzero(loaded.mine[outcome.origin] & (outcome.first != NEVER) & (outcome.epoch == 1))
     found = pl.DataFrame({"node_id": loaded.nodes.node_id[outcome.origin[chosen]], "person": outcome.person[chosen]})
@@ -368,9 +373,18 @@ def _assertion_hash(con: duckdb.DuckDBPyConnection) -> str:
 
 
 def _report(
-    con: duckdb.DuckDBPyConnection, *, persons: Persons, run: int, run_id: str, mode: str, rules: IdentityRules,
-    delta: Delta, outcome: Resolution, stages: dict[str, float], before: LastRun | None,
-) -> IdentityReport:  # fmt: skip
+    con: duckdb.DuckDBPyConnection,
+    *,
+    persons: Persons,
+    run: int,
+    run_id: str,
+    mode: str,
+    rules: IdentityRules,
+    delta: Delta,
+    outcome: Resolution,
+    stages: dict[str, float],
+    before: LastRun | None,
+) -> IdentityReport:
     changes = con.execute(
         "select count(*) filter (op = 'split'), count(*) from identity.identity_change where run = ?", [run]
     )
@@ -382,14 +396,32 @@ def _report(
     if before:
         map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run}") ^ _map_hash(con, f"run_to = {run}")
     return IdentityReport(
-        run=run, run_id=run_id, mode=mode, identifiers=_count(con, 'identity.raw_component'), people=kinds.get("person", 0),
-        anonymous=anonymous, shared=kinds.get("shared", 0), new_evidence=delta.new_rows, gone_evidence=delta.gone_rows,
-        rejected_values=delta.rejected_values, minted=len(persons.minted), merges=len(persons.merged), splits=splits,
-        resurrected=len(persons.resurrected), retired=len(persons.retired),
-        moved=int(np.sum((persons.old >= 0) & (persons.old != persons.new))), refusals=_refused(outcome),
-        contested_edges=outcome.contested_edges, data_errors=len(outcome.data_errors), largest_person=largest,
-        changes=count, rules_hash=rules.rules_hash(), evidence_hash=_evidence_hash(con), map_hash=map_hash, stages=stages,
-    )  # fmt: skip
+        run=run,
+        run_id=run_id,
+        mode=mode,
+        identifiers=_count(con, "identity.raw_component"),
+        people=kinds.get("person", 0),
+        anonymous=anonymous,
+        shared=kinds.get("shared", 0),
+        new_evidence=delta.new_rows,
+        gone_evidence=delta.gone_rows,
+        rejected_values=delta.rejected_values,
+        minted=len(persons.minted),
+        merges=len(persons.merged),
+        splits=splits,
+        resurrected=len(persons.resurrected),
+        retired=len(persons.retired),
+        moved=int(np.sum((persons.old >= 0) & (persons.old != persons.new))),
+        refusals=_refused(outcome),
+        contested_edges=outcome.contested_edges,
+        data_errors=len(outcome.data_errors),
+        largest_person=largest,
+        changes=count,
+        rules_hash=rules.rules_hash(),
+        evidence_hash=_evidence_hash(con),
+        map_hash=map_hash,
+        stages=stages,
+    )
 
 
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -147,7 +147,8 @@ create table if not exists identity.person (
 create table if not exists identity.writer (beat bigint);  -- one row; whoever changes identities touches it first
 insert into identity.writer select 0 where not exists (select 1 from identity.writer);
 create table if not exists identity.type_registry (
-    type text, class tinyint, priority smallint, strength integer, type_code smallint, limit_per_person integer, pii boolean
+    type text, class tinyint, priority smallint, strength integer, type_code smallint, limit_per_person integer, pii
+    boolean
 );
 create table if not exists identity.rules_version (rules_hash text, values_hash text, rules text, first_run integer);
 create table if not exists identity.run_manifest (

@@ -1,4 +1,5 @@
-"""Raw evidence into the dictionary: new rows found, their values normalised once, everything after is dense integers."""
+"""Raw evidence into the dictionary: new rows found, their values normalised once, everything after is dense
+integers."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from cdp.identity.graph import KINDS
 from cdp.identity.normalise import normalise, sm3
 from cdp.identity.rules import HashOf, IdentityRules
 
-# One number for the whole row as it came: what tells new from known evidence. 64 bits: the chance that any two of ten million
+# One number for the whole row as it came: what tells new from known evidence. 64 bits: the chance that any two of
+# ten million
 # rows share it is 3 in a million.
 ROW_HASH = (
     """hash(source, source_key, kind, event_time, last_time, recorded_at, confidence, observations, identifiers)"""
@@ -51,7 +53,8 @@ def take_in(
 ) -> Delta:
     """Bring `evidence`, `evidence_node`, `node` and `identifier_value` up to the evidence model.
 
-    Leaves temp tables `new_rows(row_id)` and `gone_nodes(node_id)`. Raises `FatalError` on a kind of evidence nobody knows.
+    Leaves temp tables `new_rows(row_id)` and `gone_nodes(node_id)`. Raises `FatalError` on a kind of evidence nobody
+    knows.
     """
     _check_kinds(con)
     con.execute(f"create or replace temp table given as select {ROW_HASH} as evidence_id from {SOURCE}")
@@ -77,7 +80,8 @@ SUMS = "select count(*), coalesce(bit_xor(evidence_id), 0), coalesce(sum(evidenc
 def _drop_gone(con: duckdb.DuckDBPyConnection) -> int:
     """Delete evidence that the model no longer has; leaves temp table `gone_nodes`.
 
-    Rows that came before and come again are counted and summed up two ways; only when the sums differ from those of what is
+    Rows that came before and come again are counted and summed up two ways; only when the sums differ from those of
+    what is
     stored is there anything to look for.
     """
     con.execute("create or replace temp table gone_nodes (node_id bigint)")
@@ -116,7 +120,7 @@ def _check_kinds(con: duckdb.DuckDBPyConnection) -> None:
     wrong = con.execute(f"select distinct kind from {SOURCE} where kind is null or kind not in ({names})").fetchall()
     if wrong:
         raise FatalError(
-            f"evidence of unknown kind: {', '.join(f'`{row[0]}`' for row in wrong)}; expected one of {', '.join(KINDS)}",
+            f"evidence of unknown kind {', '.join(f'`{row[0]}`' for row in wrong)}; expected one of {', '.join(KINDS)}",
             hint="mend the model int_identity__evidence",
         )
 
@@ -158,7 +162,8 @@ def _new_values(
     con.execute(f"""
         create or replace temp table fresh as
         select value_hash, type, scope, value from (
-            select {ELEMENT_HASH} as value_hash, item.type as type, coalesce(item.scope, '') as scope, item.value as value
+            select {ELEMENT_HASH} as value_hash, item.type as type, coalesce(item.scope, '') as scope, item.value as
+            value
             from (select unnest(identifiers) as item from arrived) where item.value is not null
         )
         where value_hash not in (select value_hash from identity.identifier_value)
@@ -199,8 +204,10 @@ def _read_values(
         )
     """)
     con.execute("""create or replace temp table meaning as
-        select reading.value_hash, reading.type, reading.scope, reading.value, reading.barred, node.node_id, node.alias_of,
-            reading.out_type = node.type and reading.out_scope = node.scope and reading.value_norm = node.value_norm as same
+        select reading.value_hash, reading.type, reading.scope, reading.value, reading.barred, node.node_id,
+        node.alias_of,
+            reading.out_type = node.type and reading.out_scope = node.scope and reading.value_norm = node.value_norm
+            as same
         from reading inner join identity.node as node on node.epoch = 1 and reading.node_hash = node.node_hash""")
     _no_collision(int(con.execute("select count(*) from meaning where not same").fetchall()[0][0]))
     con.execute("""insert into identity.identifier_value
@@ -272,7 +279,8 @@ def link_digests(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> None:
         )
         for table in ("identifier_value", "evidence_node"):
             con.execute(
-                f"update identity.{table} as item set node_id = plain_id from unveiled where item.node_id = unveiled.node_id"
+                f"""update identity.{table} as item set node_id = plain_id from unveiled
+                where item.node_id = unveiled.node_id"""
             )
 
 

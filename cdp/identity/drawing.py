@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,12 @@ def draw(
     *,
     title: str,
 ) -> str:
-    """SVG text. *names*: `type:value` of the person's identifiers; *links*: (a, b, decision); *refused*: (a, b, reason),
+    """SVG text. *names*: `type:value` of the person's identifiers; *links*: (a, b, decision); *refused*: (a, b,
+    reason),
     dashed, one end may lie outside the person; *chain*: names along the strongest chain, drawn bold."""
     every = list(dict.fromkeys([*names, *(end for pair in (*links, *refused) for end in pair[:2] if end)]))
     place = dict(zip(every, layout(every, [(a, b) for a, b, _ in (*links, *refused)]).tolist(), strict=True))
-    bold = {frozenset(pair) for pair in zip(chain, chain[1:], strict=False)}
+    bold = {frozenset(pair) for pair in pairwise(chain)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12"><title>{escape(title)}</title>'
@@ -50,7 +52,8 @@ def draw(
 
 
 def layout(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-    """Places on the canvas by springs (Fruchterman and Reingold 1991), from a circle: the same graph, the same picture."""
+    """Places on the canvas by springs (Fruchterman and Reingold 1991), from a circle: the same graph, the same
+    picture."""
     count = len(names)
     angle = np.arange(count) * 2 * np.pi / max(count, 1)
     where = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -88,7 +91,8 @@ def _node(name: str, at: list[float], *, inside: bool) -> str:
         f'<g><title>{escape(name)}</title><circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="9" fill="{fill}" '
         f'stroke="{colour}" stroke-width="2"/>'
         f'<text x="{at[0]:.1f}" y="{at[1] + 24:.1f}" text-anchor="middle" fill="#1b1f24">{escape(short)}</text>'
-        f'<text x="{at[0]:.1f}" y="{at[1] + 38:.1f}" text-anchor="middle" fill="#57606a" font-size="10">{escape(kind)}</text></g>'
+        f'<text x="{at[0]:.1f}" y="{at[1] + 38:.1f}" text-anchor="middle" fill="#57606a" font-size="10">'
+        f"{escape(kind)}</text></g>"
     )
 
 

@@ -374,10 +374,10 @@ def neighbour_pairs(
     places: Places, types: NDArray[np.int16], table: TypeTable, only: Bools | None = None
 ) -> tuple[Ints, Ints]:
     """Distinct ordered pairs (node, neighbour) seen together where a `max_links` rule counts them; sorted."""
-    ruled: Bools = table.max_links >= 0
+    ruled: Bools = np.array(table.max_links >= 0)
     if only is not None:
-        ruled = ruled & only[:, None]
-    counts = ruled.any(axis=1) | ruled.any(axis=0)
+        ruled[~only] = False
+    counts: Bools = np.logical_or(ruled.any(axis=1), ruled.any(axis=0))
     useful = places.keep(counts[types[places.node]])
     group, node = useful.group, useful.node.astype(np.int64)
     found: list[Ints] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 N = TypeVar("N", bound=Hashable)
@@ -20,7 +21,8 @@ def neighbours_of(pairs: Iterable[Pair[N]]) -> dict[N, list[N]]:
 
 
 def chain(pairs: Iterable[Pair[N]], start: N, end: N) -> list[N]:
-    """The nodes from *start* to *end*, empty when there is no way. In a forest this is the only way, and the strongest."""
+    """The nodes from *start* to *end*, empty when there is no way. In a forest this is the only way, and the
+    strongest."""
     beside, came_from = neighbours_of(pairs), {start: start}
     waiting = deque([start])
     while waiting and end not in came_from:
@@ -38,7 +40,8 @@ def chain(pairs: Iterable[Pair[N]], start: N, end: N) -> list[N]:
 
 
 def smallest_cut(pairs: Sequence[Pair[N]], start: N, end: N) -> list[Pair[N]]:
-    """The fewest pairs without which *start* and *end* are apart: maximum flow of unit edges (Ford and Fulkerson 1956)."""
+    """The fewest pairs without which *start* and *end* are apart: maximum flow of unit edges (Ford and Fulkerson
+    1956)."""
     edges = list(dict.fromkeys(pairs))
     spare: dict[N, dict[N, int]] = {}
     for a, b in edges:
@@ -47,7 +50,7 @@ def smallest_cut(pairs: Sequence[Pair[N]], start: N, end: N) -> list[Pair[N]]:
     if start == end or start not in spare:
         return []
     while way := chain_with_room(spare, start, end):
-        for a, b in zip(way, way[1:], strict=False):
+        for a, b in pairwise(way):
             spare[a][b] -= 1
             spare[b][a] += 1
     side = reached(spare, start)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp.identity.rules import IdentityRules
+from cdp.identity.rules import EvidenceKind, IdentityRules
 
 Ints = NDArray[np.int64]
 Small = NDArray[np.int32]
@@ -52,6 +52,10 @@ class TypeTable:
     tiers: Mapping[str, NDArray[np.int8]]  # source ('' = all others) -> tier by kind
 
 
+def _by_name(tiers: Mapping[EvidenceKind, int]) -> dict[str, int]:
+    return {str(kind): tier for kind, tier in tiers.items()}
+
+
 def type_table(rules: IdentityRules) -> TypeTable:
     """Compile *rules*; type positions follow the sorted names."""
     names = tuple(sorted(rules.types))
@@ -60,9 +64,15 @@ def type_table(rules: IdentityRules) -> TypeTable:
     for row, item in enumerate(items):
         for other, most in item.max_links.items():
             links[row, names.index(other)] = most
-    tiers = {"": np.array([rules.tiers[kind] for kind in KINDS], dtype=np.int8)}  # type: ignore[index]
-    for source, changed in rules.source_tiers.items():
-        tiers[source] = np.array([changed.get(kind, rules.tiers[kind]) for kind in KINDS], dtype=np.int8)  # type: ignore
+    given: dict[str, dict[str, int]] = {
+        "": {},
+        **{source: _by_name(changed) for source, changed in rules.source_tiers.items()},
+    }
+    usual = _by_name(rules.tiers)
+    tiers = {
+        source: np.array([changed.get(kind, usual[kind]) for kind in KINDS], dtype=np.int8)
+        for source, changed in given.items()
+    }
     return TypeTable(
         names=names,
         class_=np.array([item.class_ for item in items], dtype=np.int8),
@@ -178,7 +188,8 @@ class Edges:
 
 @dataclass(frozen=True)
 class Refusals:
-    """Edges not taken, or taken against a limit: position in `Edges`, the (type, scope) in the way, values on either side."""
+    """Edges not taken, or taken against a limit: position in `Edges`, the (type, scope) in the way, values on either
+    side."""
 
     edge: Ints
     group: Small  # -1: a cannot-link

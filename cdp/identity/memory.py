@@ -119,13 +119,18 @@ def rows_of(items: Sequence[Item], rank: dict[Identifier, int], table: TypeTable
     tiers = [table.tiers.get(item.source, table.tiers[""])[KINDS.index(item.kind)] for item in items]
     sizes = [len(item.ids) for item in items]
     return Rows(
-        row_id=np.arange(len(items), dtype=np.int64), kind=kind, tier=np.array(tiers, dtype=np.int8), first=first, last=last,
+        row_id=np.arange(len(items), dtype=np.int64),
+        kind=kind,
+        tier=np.array(tiers, dtype=np.int8),
+        first=first,
+        last=last,
         day=(first // DAY).astype(np.int32),
         source=np.array([sources.index(item.source) for item in items], dtype=np.int32),
         confidence=np.array([item.confidence for item in items], dtype=np.float32),
-        count=np.ones(len(items), dtype=np.int64), start=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        count=np.ones(len(items), dtype=np.int64),
+        start=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         node=np.array([rank[identifier] for item in items for identifier in item.ids], dtype=np.int32),
-    )  # fmt: skip
+    )
 
 
 def resolve_observations(
@@ -148,10 +153,14 @@ def resolve_observations(
         for row in read.filter(pl.col("barred").is_not_null()).iter_rows(named=True)
     }
     items = [
-        Item(tuple(meaning[identifier] for identifier in ids if identifier in meaning), item.kind,
-             micros((item.at or START + timedelta(hours=place)).astimezone(UTC)), source=item.source)
+        Item(
+            tuple(meaning[identifier] for identifier in ids if identifier in meaning),
+            item.kind,
+            micros((item.at or START + timedelta(hours=place)).astimezone(UTC)),
+            source=item.source,
+        )
         for place, (item, ids) in enumerate(zip(observations, raw, strict=True))
-    ]  # fmt: skip
+    ]
     values: dict[str, list[Identifier]] = {}
     for (_, _, value), identifier in meaning.items():
         values.setdefault(value, []).append(identifier)
@@ -188,7 +197,5 @@ def run_scenario(scenario: Scenario, rules: IdentityRules) -> list[str]:
         found = [persons.get(value, set()) for value in group]
         if any(a & b for place, a in enumerate(found) for b in found[:place]):
             faults.append(f"{scenario.name}: expected different persons for {', '.join(group)}")
-    for value in scenario.nobody:
-        if persons.get(value):
-            faults.append(f"{scenario.name}: expected no person for {value}")
-    return faults
+    found_of = [value for value in scenario.nobody if persons.get(value)]
+    return [*faults, *(f"{scenario.name}: expected no person for {value}" for value in found_of)]

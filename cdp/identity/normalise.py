@@ -33,7 +33,8 @@ SCHEMA = {
 def normalise(frame: pl.DataFrame, rules: IdentityRules, *, today: date) -> pl.DataFrame:
     """Read raw values. *frame*: `type`, `scope`, `value` (text, nulls allowed), any order.
 
-    Returns the same rows, in any order, with `out_type`, `out_scope`, `value_norm`; *reason* says why a value is no identifier
+    Returns the same rows, in any order, with `out_type`, `out_scope`, `value_norm`; *reason* says why a value is no
+    identifier
     at all (then `value_norm` is null), *barred* why it is one that may link nobody (block list on day *today*).
     """
     parts = [
@@ -136,7 +137,8 @@ def _unusual_phones(part: pl.DataFrame, region: str) -> pl.DataFrame:
 
 
 def read_phone(text: str, region: str = "CN") -> str | None:
-    """One phone text by the phonenumbers library: national digits for a mainland mobile, else E.164; None if no number."""
+    """One phone text by the phonenumbers library: national digits for a mainland mobile, else E.164; None if no
+    number."""
     try:
         number = phonenumbers.parse(text, region)
     except phonenumbers.NumberParseException:

@@ -22,7 +22,8 @@ COMPILE_FROM = 60_000
 
 @dataclass(frozen=True)
 class Replayed:
-    """Outcome per edge, in the order given: decision, group whose limit spoke (-1 none), the value on either side (-1 none)."""
+    """Outcome per edge, in the order given: decision, group whose limit spoke (-1 none), the value on either side (-1
+    none)."""
 
     decision: NDArray[np.int8]
     group: Small
@@ -43,7 +44,8 @@ def replay(count: int, a: Small, b: Small, *, forced: Bools, group: Small, limit
         run, counts = _compiled()
         decision, why, left, right = run(*arguments, counts)
     else:
-        decision, why, left, right = _replay(*(item.tolist() for item in arguments), {})
+        lists: list[Any] = [item.tolist() for item in arguments]
+        decision, why, left, right = _replay(*lists, {})  # type: ignore[call-arg]
     return Replayed(
         np.asarray(decision, dtype=np.int8), np.asarray(why, dtype=np.int32),
         np.asarray(left, dtype=np.int32), np.asarray(right, dtype=np.int32),
@@ -54,7 +56,7 @@ def replay(count: int, a: Small, b: Small, *, forced: Bools, group: Small, limit
 def _jitted() -> Callable[..., Any]:
     import numba
 
-    return numba.njit(cache=True)(_replay)  # type: ignore[no-any-return]
+    return numba.njit(cache=True)(_replay)
 
 
 def _compiled() -> tuple[Callable[..., Any], Any]:
@@ -69,7 +71,7 @@ def _replay(  # one body for the interpreter (lists) and for numba (arrays): pla
     counts: MutableMapping[int, int],
 ) -> tuple[list[int], list[int], list[int], list[int]]:  # fmt: skip
     nodes, groups, edges = len(group), len(limit), len(a)
-    parent = [i for i in range(nodes)]
+    parent = list(range(nodes))
     # Per cluster a chain of the nodes that count towards a limit, and one of those with a cannot-link.
     head, tail, size = [-1] * nodes, [-1] * nodes, [0] * nodes
     following = [-1] * nodes
@@ -116,9 +118,9 @@ def _replay(  # one body for the interpreter (lists) and for numba (arrays): pla
         while node >= 0:
             kind = group[node]
             key = x * groups + kind
-            if key in counts and counts[key] + counts[y * groups + kind] > limit[kind]:
-                if broken < 0 or kind < broken:
-                    broken = kind
+            over = key in counts and counts[key] + counts[y * groups + kind] > limit[kind]
+            if over and (broken < 0 or kind < broken):
+                broken = kind
             node = following[node]
         if broken >= 0 and not forced[edge]:
             decision[edge] = REJECTED
@@ -141,7 +143,7 @@ def _replay(  # one body for the interpreter (lists) and for numba (arrays): pla
         node = head[y]
         while node >= 0:
             key = x * groups + group[node]
-            counts[key] = (counts[key] if key in counts else 0) + 1
+            counts[key] = counts.get(key, 0) + 1
             node = following[node]
         if head[y] >= 0:
             if head[x] < 0:

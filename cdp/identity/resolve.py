@@ -1,4 +1,5 @@
-"""Resolution of one set of evidence: eligible links, edges, raw components, limits, decisions (identity.md § 2.2–2.4)."""
+"""Resolution of one set of evidence: eligible links, edges, raw components, limits, decisions (identity.md §
+2.2–2.4)."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from cdp.identity.graph import (
     Rows,
     Small,
     TypeTable,
-)  # fmt: skip
+)
 from cdp.identity.replay import replay
 
 
@@ -41,17 +42,29 @@ def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, 
     must = must[(eligible.status[must] == OK).all(axis=1)]
     edges = build_edges(count, eligible.links, rows, must)
     component = components(count, edges.a, edges.b)
-    contested = _contested(component, eligible, edges, cannot, table, as_of)
+    contested = _contested(component, eligible, cannot, table, as_of)
     decision, refusals, replayed = _decide(component, contested, eligible, edges, cannot, table, as_of)
     joined = (decision != REJECTED) & (decision != REJECTED_CANNOT)
     person = components(count, edges.a[joined], edges.b[joined]) if len(refusals.edge) else component
     verify(count, edges.a, edges.b, joined & (decision != REDUNDANT), person)
     return Resolution(
-        origin=eligible.origin, epoch=eligible.epoch, first=eligible.first, last=eligible.last, status=eligible.status,
-        component=component, person=person, edges=edges, decision=decision, refusals=refusals, slices=eligible.slices,
-        links=eligible.links, contested_edges=replayed, data_errors=eligible.data_errors, neighbours=eligible.neighbours,
+        origin=eligible.origin,
+        epoch=eligible.epoch,
+        first=eligible.first,
+        last=eligible.last,
+        status=eligible.status,
+        component=component,
+        person=person,
+        edges=edges,
+        decision=decision,
+        refusals=refusals,
+        slices=eligible.slices,
+        links=eligible.links,
+        contested_edges=replayed,
+        data_errors=eligible.data_errors,
+        neighbours=eligible.neighbours,
         extent=_extents(nodes, rows, eligible, assertions.must),
-    )  # fmt: skip
+    )
 
 
 def _extents(nodes: Nodes, rows: Rows, eligible: Eligible, must: Ints) -> Small:
@@ -112,10 +125,17 @@ def _summed(distinct: Ints, size: int, edge: Ints, row: Small, rows: Rows, force
     confidence[forced] = 1
     total = np.bincount(edge, weights=rows.count[row].astype(np.float64), minlength=count).astype(np.int64)
     return Edges(
-        a=(distinct // size).astype(np.int32), b=(distinct % size).astype(np.int32), tier=tier, first=first, last=last,
-        count=total, days=_distinct_count(edge, rows.day[row], count), sources=_distinct_count(edge, rows.source[row], count),
-        confidence=confidence, forced=forced,
-    )  # fmt: skip
+        a=(distinct // size).astype(np.int32),
+        b=(distinct % size).astype(np.int32),
+        tier=tier,
+        first=first,
+        last=last,
+        count=total,
+        days=_distinct_count(edge, rows.day[row], count),
+        sources=_distinct_count(edge, rows.source[row], count),
+        confidence=confidence,
+        forced=forced,
+    )
 
 
 def _distinct_count(edge: Ints, value: Small, count: int) -> Small:
@@ -138,7 +158,7 @@ def _limit_groups(eligible: Eligible, table: TypeTable, as_of: int) -> tuple[Sma
     return np.where(limited, eligible.group, -1).astype(np.int32), limit
 
 
-def _contested(component: Small, eligible: Eligible, edges: Edges, cannot: Ints, table: TypeTable, as_of: int) -> Bools:
+def _contested(component: Small, eligible: Eligible, cannot: Ints, table: TypeTable, as_of: int) -> Bools:
     """Which raw components break a limit or hold a cannot-link pair."""
     contested = np.zeros(int(component.max()) + 1 if len(component) else 0, dtype=np.bool_)
     group, limit = _limit_groups(eligible, table, as_of)
@@ -182,15 +202,22 @@ def _decide(
     group, limit = _limit_groups(eligible, table, as_of)
     inside = np.isin(cannot, local).all(axis=1)
     outcome = replay(
-        len(local), a, b, forced=edges.forced[chosen], group=group[local], limit=limit,
+        len(local),
+        a,
+        b,
+        forced=edges.forced[chosen],
+        group=group[local],
+        limit=limit,
         cannot=np.searchsorted(local, cannot[inside]).astype(np.int64),
-    )  # fmt: skip
+    )
     decision[chosen] = outcome.decision
     refused = np.flatnonzero(outcome.decision >= REJECTED)
     refusals = Refusals(
-        edge=chosen[refused], group=outcome.group[refused],
-        left=_back(local, outcome.left[refused]), right=_back(local, outcome.right[refused]),
-    )  # fmt: skip
+        edge=chosen[refused],
+        group=outcome.group[refused],
+        left=_back(local, outcome.left[refused]),
+        right=_back(local, outcome.right[refused]),
+    )
     return decision, refusals, len(chosen)
 
 

@@ -1,4 +1,5 @@
-"""The identity rules a brand edits (`config/identity.yaml`): types, limits, sharing, evidence tiers, gates, scenarios."""
+"""The identity rules a brand edits (`config/identity.yaml`): types, limits, sharing, evidence tiers, gates,
+scenarios."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Block(Strict):
 
 
 class HashOf(Strict):
-    """This type holds digests of another type's values; *salts* are put before the value (`{value}` marks its place)."""
+    """This type holds digests of another type's values; *salts* are put before the value (`{value}` marks its
+    place)."""
 
     type: str
     form: HashForm
@@ -162,7 +164,8 @@ _DEFAULT_TYPES: dict[str, dict[str, Any]] = {
 
 
 class PhoneRules(Strict):
-    """How raw phone text is read. *relay_prefixes*: numbers that platforms lend per parcel; they become `phone_relay`."""
+    """How raw phone text is read. *relay_prefixes*: numbers that platforms lend per parcel; they become
+    `phone_relay`."""
 
     region: str = "CN"
     relay_prefixes: tuple[str, ...] = ("95013", "95057", "95130", "95187")
@@ -183,8 +186,8 @@ class Placeholders(Strict):
     """Text that means "no value", compared without case."""
 
     values: tuple[str, ...] = (
-        "", "null", "(null)", "none", "nil", "undefined", "nan", "n/a", "na", "-", "--", "0", "-1", "unknown", "无", "空",
-        "未知", "匿名", "[]", "{}", "test",
+        "", "null", "(null)", "none", "nil", "undefined", "nan", "n/a", "na", "-", "--", "0", "-1", "unknown", "无",
+        "空", "未知", "匿名", "[]", "{}", "test",
     )  # fmt: skip
 
 
@@ -217,7 +220,7 @@ class IdentityRules(Strict):
     """The whole of `config/identity.yaml`. Types named there are laid over the shipped ones, key by key."""
 
     types: dict[str, TypeRules] = Field(default_factory=default_types)
-    tiers: dict[EvidenceKind, int] = Field(default_factory=lambda: dict(_DEFAULT_TIERS))
+    tiers: dict[EvidenceKind, int] = Field(default_factory=lambda: _default_tiers())
     source_tiers: dict[str, dict[EvidenceKind, int]] = Field(default_factory=dict)
     phones: PhoneRules = PhoneRules()
     placeholders: Placeholders = Placeholders()
@@ -248,9 +251,8 @@ class IdentityRules(Strict):
         known = sorted(self.types)
         faults = []
         for name, item in self.types.items():
-            for other in item.max_links:
-                if other not in self.types:
-                    faults.append(f"types.{name}.max_links names `{other}`{nearest(other, known)}")
+            unknown = [other for other in item.max_links if other not in self.types]
+            faults += [f"types.{name}.max_links names `{other}`{nearest(other, known)}" for other in unknown]
             if item.hash_of and item.hash_of.type not in self.types:
                 faults.append(f"types.{name}.hash_of names `{item.hash_of.type}`{nearest(item.hash_of.type, known)}")
         if faults:
@@ -279,9 +281,13 @@ class IdentityRules(Strict):
         return _digest(self.model_dump(mode="json", exclude={"gates", "scenarios", "sample_components"}))
 
 
-_DEFAULT_TIERS: dict[str, int] = {
+_DEFAULT_TIERS: dict[EvidenceKind, int] = {
     "manual": 0, "hash_of": 0, "bind": 1, "login": 2, "order": 3, "co_occurrence": 4, "unbind": 1,
 }  # fmt: skip
+
+
+def _default_tiers() -> dict[EvidenceKind, int]:
+    return dict(_DEFAULT_TIERS)
 
 
 def _digest(data: Any) -> str:

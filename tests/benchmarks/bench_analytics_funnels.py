@@ -111,7 +111,9 @@ def main(events: int) -> None:
     print(f"{events:,} events, four steps, seven days")
     for engine, f in figures.items():
         share = f["cpu"] / base
-        print(f"{engine:<18} cpu {f['cpu']:6.2f} s  wall {f['wall']:6.2f} s  peak {f['peak_mib']:6,} MiB  {share:4.2f} x")
+        print(
+            f"{engine:<18} cpu {f['cpu']:6.2f} s  wall {f['wall']:6.2f} s  peak {f['peak_mib']:6,} MiB  {share:4.2f} x"
+        )
     if len({tuple(f["counts"]) for f in figures.values()}) > 1:
         raise SystemExit(f"counts differ: { {name: f['counts'] for name, f in figures.items()} }")
     print("counts", figures["kernel"]["counts"])

@@ -1,6 +1,7 @@
 """Speed of identity resolution, from raw id strings to the published map, by stage.
 
-`python -m tests.benchmarks.bench_identity --people 1500000` prints the stages of a first run, of a run without change, and of
+`python -m tests.benchmarks.bench_identity --people 1500000` prints the stages of a first run, of a run without
+change, and of
 a run with 1 % new evidence, with the peak memory of the process.
 """
 
@@ -27,7 +28,8 @@ create or replace macro union_id(i) as 'oU' || substr(md5('u' || i), 1, 26);
 create or replace macro open_id(i) as 'oA' || substr(md5('o' || i), 1, 26);
 create or replace macro external(i) as 'wm' || substr(md5('e' || i), 1, 30);
 create or replace macro cookie(i, k) as substr(md5('c' || i || '-' || k), 1, 24);
-create or replace macro instant(i, k) as timestamptz '2024-06-01 00:00:00+00' + to_seconds((hash(i, k) % 31536000)::bigint);
+create or replace macro instant(i, k) as timestamptz '2024-06-01 00:00:00+00' + to_seconds((hash(i, k) %
+31536000)::bigint);
 create or replace macro id(t, s, v) as {'type': t, 'scope': s, 'value': v};
 """
 ROWS = (
@@ -40,8 +42,9 @@ ROWS = (
     " id('unionid', '', union_id(i))] from range({low}, {high}) t(i) where hash(i, 4) % 100 < 40",
     "select 'mini', 'l' || i, 'login', instant(i, 6), instant(i, 6), [id('member_id', '', member(i)),"
     " id('openid', 'wx1', open_id(i))] from range({low}, {high}) t(i) where hash(i, 2) % 100 < 50",
-    "select 'shop', 'b' || i || '-' || k, 'order', instant(i, 7 + k), instant(i, 7 + k), [id('buyer_id', 'tmall:1', 'tb' || i),"
-    " id('phone', '', phone(i))] from range({low}, {high}) t(i), range(2) o(k) where hash(i, 9) % 100 < 40",
+    "select 'shop', 'b' || i || '-' || k, 'order', instant(i, 7 + k), instant(i, 7 + k),"
+    " [id('buyer_id', 'tmall:1', 'tb' || i), id('phone', '', phone(i))]"
+    " from range({low}, {high}) t(i), range(2) o(k) where hash(i, 9) % 100 < 40",
     "select 'track', 't' || i || '-' || k, 'login', instant(i, 20 + k), instant(i, 20 + k) + interval 1 hour,"
     " [id('anonymous_id', '', cookie(i, k % 3)), id('openid', 'wx1', open_id(i))]"
     " from range({low}, {high}) t(i), range(4) o(k) where hash(i, 4) % 100 < 55",
@@ -57,7 +60,8 @@ def fill(con: duckdb.DuckDBPyConnection, low: int, high: int) -> None:
     con.execute(PERSON)
     for rows in ROWS:
         con.execute(f"""insert into identity.int_identity__evidence
-            select c1, c2, c3, c4, c5, c4, 1, 1, c6 from ({rows.format(low=low, high=high)}) as t(c1, c2, c3, c4, c5, c6)""")
+            select c1, c2, c3, c4, c5, c4, 1, 1, c6 from ({rows.format(low=low, high=high)}) as t(c1, c2, c3, c4, c5,
+            c6)""")
 
 
 def show(name: str, report: IdentityReport, seconds: float) -> None:

@@ -40,7 +40,8 @@ class Seen:
 
 
 def seen(kind: str = "bind", at: float | datetime = 0, source: str = "crm", **ids: str | Sequence[str]) -> Seen:
-    """Evidence in one line: `seen("login", 3, member_id="m1", openid_wx1="o1")` (`_scope` after openid and the like)."""
+    """Evidence in one line: `seen("login", 3, member_id="m1", openid_wx1="o1")` (`_scope` after openid and the
+    like)."""
     named: dict[str, str | Sequence[str]] = {}
     for name, value in ids.items():
         scoped = name.startswith(("openid_", "external_userid_"))
@@ -52,8 +53,8 @@ def elements(ids: Ids) -> list[dict[str, str]]:
     found = []
     for name, values in ids.items():
         kind, _, scope = name.partition("@")
-        for value in [values] if isinstance(values, str) or values is None else values:
-            found.append({"type": kind, "scope": scope, "value": value})
+        listed = [values] if isinstance(values, str) or values is None else values
+        found += [{"type": kind, "scope": scope, "value": value} for value in listed]
     return found
 
 
@@ -77,9 +78,17 @@ class Brand:
             key = f"k{self.keys}"
             self.con.execute(
                 "insert into identity.int_identity__evidence values (?, ?, ?, ?, ?, ?, ?, 1, ?)",
-                [row.source, key, row.kind, row.at, row.until or row.at, row.recorded or max(row.at, T0), row.confidence,
-                 elements(row.ids)],
-            )  # fmt: skip
+                [
+                    row.source,
+                    key,
+                    row.kind,
+                    row.at,
+                    row.until or row.at,
+                    row.recorded or max(row.at, T0),
+                    row.confidence,
+                    elements(row.ids),
+                ],
+            )
             keys.append(key)
         return keys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_churn_on_patentsview_is_below_eight_percent() -> None:
 def churn(published: list[Ints]) -> list[float]:
     """Share of mentions present in two runs after another whose id differs."""
     found = []
-    for old, new in zip(published, published[1:], strict=False):
+    for old, new in pairwise(published):
         both = (old >= 0) & (new >= 0)
         found.append(float(np.mean(old[both] != new[both])))
     return found

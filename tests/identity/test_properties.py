@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -119,8 +120,8 @@ def test_parallel_choice_of_edges_first_for_both_sides_equals_the_sequential_rep
             members = [node for node in range(count) if cluster[node] in (x, y)]
             counts = Counter(int(group[node]) for node in members if group[node] >= 0)
             apart = any(p in members and q in members for p, q in cannot.tolist())
-            if apart or any(held > limit[kind] and 0 < sum(group[node] == kind and cluster[node] == x for node in members) < held
-                            for kind, held in counts.items()):  # fmt: skip
+            mine = Counter(int(group[node]) for node in members if cluster[node] == x)
+            if apart or any(held > limit[kind] and 0 < mine[kind] < held for kind, held in counts.items()):
                 banned.add(frozenset((x, y)))
             else:
                 cluster = [x if item == y else item for item in cluster]
@@ -142,9 +143,11 @@ def test_compiled_and_interpreted_replay_agree(monkeypatch: pytest.MonkeyPatch) 
     count, edges = 3_000, 12_000
     a, b = rng.integers(0, count, edges).astype(np.int32), rng.integers(0, count, edges).astype(np.int32)
     arguments = {
-        "forced": rng.random(edges) < 0.01, "group": rng.integers(-1, 2, count).astype(np.int32),
-        "limit": np.array([1, 3], dtype=np.int32), "cannot": rng.integers(0, count, (50, 2)),
-    }  # fmt: skip
+        "forced": rng.random(edges) < 0.01,
+        "group": rng.integers(-1, 2, count).astype(np.int32),
+        "limit": np.array([1, 3], dtype=np.int32),
+        "cannot": rng.integers(0, count, (50, 2)),
+    }
     plain = replay(count, a, b, **arguments)
     monkeypatch.setattr("cdp.identity.replay.COMPILE_FROM", 0)
     compiled = replay(count, a, b, **arguments)
@@ -171,7 +174,7 @@ def test_the_chain_between_two_identifiers_is_the_strongest(seed: int) -> None:
     for source in everything:
         for target in nx.node_connected_component(everything, source) - {source}:
             chain = nx.shortest_path(forest, source, target)
-            weakest = max(forest.edges[pair]["place"] for pair in zip(chain, chain[1:], strict=False))
+            weakest = max(forest.edges[pair]["place"] for pair in pairwise(chain))
             better = nx.Graph([pair for place, pair in enumerate(pairs) if place < weakest])
             assert not (better.has_node(source) and better.has_node(target) and nx.has_path(better, source, target))
 
@@ -216,7 +219,7 @@ def test_incremental_equals_full_and_the_feed_carries_the_map_over(seed: int) ->
         as_of = day(120 + 20 * step)
         report = brand.run(as_of=as_of)
         assert (report.mode == "full") == (step == 0)
-        expected = resolve_items(list(kept.values()), RULES, as_of=micros(as_of), barred=BARRED).partition()  # type: ignore[arg-type]
+        expected = resolve_items(list(kept.values()), RULES, as_of=micros(as_of), barred=BARRED).partition()
         assert brand.partition() == expected
         after = node_map(brand)
         assert feed_applied(brand, before, report.run) == after
@@ -232,7 +235,7 @@ def rebuild(brand: Brand, as_of: object) -> dict[tuple[str, str, str, int], str]
     from tests.identity.brands import SECRET
     from warehouse.identity_store import rebuild_identities
 
-    report = rebuild_identities(brand.con, brand.rules, run_id="rebuild", as_of=as_of, secret=SECRET)  # type: ignore[arg-type]
+    report = rebuild_identities(brand.con, brand.rules, run_id="rebuild", as_of=as_of, secret=SECRET)
     assert report.mode == "full"
     assert report.changes == 0
     return brand.mapping()

@@ -102,7 +102,7 @@ class ShopExportConnector:
         mapping, columns = profile.mapping(stream.name, names, self.settings.shop)
         prepared = _without_masks(frame, columns, profile)
         result = apply(prepared, stream, mapping, timezone=profile.timezone, file=name)
-        mapped = _with_values(result.frame, frame, columns, profile)
+        mapped = _where_said(_with_values(result.frame, frame, columns, profile), frame, columns)
         if stream.name == "orders" and profile.grain == "item":
             mapped = _one_row_an_order(mapped, stream, columns)
         return mapped, result.rejects, result.known
@@ -168,6 +168,18 @@ def _with_values(
             hit = text.str.contains(part, literal=True) & result.is_null()
             result = result.to_frame("x").select(pl.when(hit).then(pl.lit(value)).otherwise(pl.col("x"))).to_series()
         mapped = mapped.with_columns(result.alias(target), words.alias(rule.from_))
+    return mapped
+
+
+def _where_said(mapped: pl.DataFrame, frame: pl.DataFrame, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:
+    """Cells of rows that do not meet their rule's `where`, emptied."""
+    conditions = {target: rule.where for target, rule in columns.items() if rule.where and target in mapped.columns}
+    rows = frame.filter(pl.col("_row_number").is_in(mapped["_row_number"].implode())) if conditions else frame
+    for target, where in conditions.items():
+        told = [name in rows.columns for name in where]
+        tests = [pl.col(name).str.contains(text, literal=True).fill_null(False) for name, text in where.items()]
+        hit = rows.select(pl.all_horizontal(tests)).to_series() if all(told) else pl.Series([False] * rows.height)
+        mapped = mapped.with_columns(pl.when(hit).then(pl.col(target)).alias(target))
     return mapped
 
 

@@ -32,6 +32,9 @@ class ProfileColumn(Strict):
     map: dict[str, str] | None = None
     contains: dict[str, str] | None = Field(None, description="part of the cell -> canonical value, first match wins")
     unmasked: bool = Field(False, description="starred or encrypted cells (`1******6198`, `##…`) are empty")
+    where: dict[str, str] | None = Field(
+        None, description="column -> text it must hold in that row for the cell to count (sums of refunded items)"
+    )
     aggregate: Literal["first", "sum", "max"] = Field("first", description="over the rows of one order")
 
 

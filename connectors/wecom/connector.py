@@ -94,6 +94,10 @@ class WeComConnector:
         else:
             yield getattr(self, f"_{stream.name}")(stream)
 
+    def close(self) -> None:
+        """Give the connections back. The connector is not used afterwards."""
+        self._client.close()
+
     def check(self) -> SourceCheck:
         """Credentials, staff, relations of the first staff member, tag library: one line each."""
         steps: list[tuple[str, bool, str]] = []

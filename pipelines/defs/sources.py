@@ -85,7 +85,13 @@ def _land(brand_home: BrandHome, name: str, settings: Any, stream: str, tracker:
         timezone=brand_home.brand.timezone,
     )
     declared = next(item for item in connector.streams() if item.name == stream)
-    return land(brand_home.home, name, connector, declared, now=now, progress=lambda rows: tracker(rows, phase=stream))
+    try:
+        return land(
+            brand_home.home, name, connector, declared, now=now, progress=lambda rows: tracker(rows, phase=stream)
+        )
+    finally:
+        if close := getattr(connector, "close", None):
+            close()
 
 
 def _materialized(name: str, stream: str, report: LandingReport) -> dg.MaterializeResult:

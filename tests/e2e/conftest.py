@@ -15,8 +15,8 @@ from pipelines.run import RunOutcome, run_job
 from sandbox.server import RunningServer
 from warehouse.home import Home
 
-PEOPLE = 1_500
-EVENTS = 20_000
+PEOPLE = 4_000
+EVENTS = 40_000
 CUT = datetime(2026, 11, 19, 16, tzinfo=UTC)  # the generated history ends before AS_OF 00:00 Asia/Shanghai
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections import Counter
+from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
 
+from cdp.tags.config import TagsConfig
 from pipelines.run import run_job
 from tests.e2e.conftest import CUT, WholeWay
-from warehouse.publish import current
+from warehouse.analytics_common import frame
+from warehouse.home import load_config
 from warehouse.raw import reconcile
 from warehouse.reader import connect
+from warehouse.sync_ledger import SyncLedger
+from warehouse.sync_plan import load
 
 pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(600)]
 
@@ -36,12 +43,15 @@ def pairs(counts: Counter[object]) -> int:
 
 def test_people_are_the_right_people(whole_way: WholeWay, capsys: pytest.CaptureFixture[str]) -> None:
     """Pairwise precision against who a person is, recall against what the evidence can connect."""
+    phone = pl.when(pl.col("type") == "phone").then(pl.col("value").str.strip_prefix("+86")).otherwise(pl.col("value"))
     truth = pl.read_parquet(whole_way.brand / "truth" / "identifiers.parquet").filter(~pl.col("shared"))
+    truth = truth.with_columns(phone.alias("value"))
     with duckdb.connect(str(whole_way.home.warehouse), read_only=True) as con:
-        found = con.execute(
-            "select i.type, i.scope, i.value_norm as value, m.one_id from identity.identifier as i "
-            "join identity.identity_map as m using (node_id) where m.run_to is null"
-        ).pl()
+        found = frame(
+            con,
+            "select i.type, i.scope, i.value_norm as value, min(m.one_id) as one_id from identity.identifier as i "
+            "join identity.identity_map as m using (node_id) where m.run_to is null group by all",
+        )
     both = truth.join(found, on=["type", "scope", "value"], how="left")
     missing = both.filter(pl.col("one_id").is_null())
     known = both.filter(pl.col("one_id").is_not_null())
@@ -59,7 +69,7 @@ def test_people_are_the_right_people(whole_way: WholeWay, capsys: pytest.Capture
 def test_orders_belong_to_the_people_who_made_them(whole_way: WholeWay) -> None:
     truth = pl.read_parquet(whole_way.brand / "truth" / "orders.parquet")
     with connect(whole_way.home) as con:
-        orders = con.execute("select platform, shop, order_id, one_id, is_paid, amount from marts.fct_orders").pl()
+        orders = frame(con, "select platform, shop, order_id, one_id, is_paid, amount from marts.fct_orders")
     both = truth.join(orders, on=["platform", "shop", "order_id"], how="left", suffix="_found")
     assert both.filter(pl.col("is_paid_found").is_null()).height == 0
     assert both.filter(pl.col("is_paid") != pl.col("is_paid_found")).height == 0
@@ -82,12 +92,53 @@ def test_history_net_equals_the_order_ledger(whole_way: WholeWay) -> None:
     assert people == ledger
 
 
-def test_tags_of_the_version_are_on_the_relations_in_wecom(whole_way: WholeWay) -> None:
-    """What WeCom itself holds, read by its own state, equals what the ledger calls verified."""
-    plan = current(whole_way.home)
-    assert plan.version
-    request = whole_way.server.admin("GET", "relations")
-    assert request
+def test_wecom_holds_the_tags_of_the_published_version(whole_way: WholeWay) -> None:
+    """Read WeCom's own state, not ours: every active relation of a tagged person carries just the tags of the version,
+    among those that this app made; people held out as control carry none."""
+    held = held_tags(whole_way.brand / "wecom.sqlite")
+    with SyncLedger(whole_way.home.sync_ledger) as ledger:
+        ours = {tag.tag_id: (tag.group, tag.value) for tag in ledger.register()}
+        control = set(load(whole_way.home, ledger).control["one_id"].to_list())
+    sent = load_config(whole_way.home, "tags.yaml", TagsConfig).write_back
+    with connect(whole_way.home) as con:
+        wanted: dict[str, set[tuple[str, str]]] = {}
+        for one_id, group, value in con.execute(
+            "select one_id, tag_group, value from marts.fct_tags_current"
+        ).fetchall():
+            if group in sent:
+                wanted.setdefault(one_id, set()).add((group, value))
+        relations = con.execute(
+            "select r.userid, r.external_userid, r.one_id, p.consent_marketing is distinct from false "
+            "from marts.fct_relations as r join marts.dim_people as p using (one_id) where r.is_active"
+        ).fetchall()
+    assert len(relations) > 500
+    tagged = 0
+    gone = {(row[0], row[1]) for row in relations} - held.keys()
+    assert len(gone) < 0.05 * len(relations)
+    refused = refused_pairs(whole_way)
+    for userid, external_userid, one_id, consents in relations:
+        if (userid, external_userid) in gone | refused:
+            continue
+        mine = {ours[tag] for tag in held[userid, external_userid] if tag in ours}
+        expected = wanted.get(one_id, set()) if consents and one_id not in control else set()
+        assert mine == expected, (userid, external_userid)
+        tagged += bool(mine)
+    assert tagged > 300
+    assert control
+
+
+def held_tags(state: Path) -> dict[tuple[str, str], set[str]]:
+    """(userid, external_userid) -> tag ids, straight from the server's database."""
+    with sqlite3.connect(state) as con:
+        rows = con.execute("select userid, external_userid, tag_ids from relations").fetchall()
+    return {(userid, external): {tag for tag in re.split(r"[ ,]+", tags) if tag} for userid, external, tags in rows}
+
+
+def refused_pairs(whole_way: WholeWay) -> set[tuple[str, str]]:
+    """Relations that WeCom answered are over."""
+    with SyncLedger(whole_way.home.sync_ledger) as ledger:
+        rows = ledger.rows("select userid, external_userid from ops where state = 'gone'")
+        return {(row["userid"], row["external_userid"]) for row in rows}
 
 
 def test_a_second_run_changes_nothing_and_sends_nothing(whole_way: WholeWay) -> None:
@@ -118,5 +169,5 @@ def _hash(con: duckdb.DuckDBPyConnection, table: str) -> object:
 
 
 def _marks(whole_way: WholeWay) -> list[object]:
-    log: list[object] = whole_way.server.admin("GET", "log?path=externalcontact/mark_tag")["requests"]
+    log: list[object] = whole_way.server.admin("GET", "log", path="externalcontact/mark_tag")["log"]
     return log

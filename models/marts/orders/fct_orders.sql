@@ -14,7 +14,10 @@ owned as (
     select
         orders.*,
         sets.one_id,
-        orders.paid_at is not null and orders.status is distinct from 'closed' and orders.amount is not null as is_paid,
+        -- Closed after payment: the money came in and went back. Closed with nothing paid back: never paid.
+        orders.paid_at is not null
+        and orders.amount is not null
+        and (orders.status is distinct from 'closed' or coalesce(orders.refund_amount, 0) > 0) as is_paid,
         -- order tables and refund tables tell the same refunds: never count them twice
         greatest(coalesce(orders.refund_amount, 0), coalesce(refunds.amount, 0)) as refunded,
         coalesce(refunds.refunded_at, orders.refunded_at) as last_refunded_at

@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.http import World
 from sandbox.state import split
-from sandbox.wecom import delete_tags
+from sandbox.wecom.library import delete_tags
 
 Action = Mapping[str, Any]
 

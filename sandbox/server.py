@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.importer import import_from_string
 
-from sandbox import official_account, wecom, wecom_more
+from sandbox import official_account, wecom
 from sandbox.admin import admin, apply_scenario
 from sandbox.http import Application, Endpoint, World
 from sandbox.state import State
@@ -34,7 +34,6 @@ STARTUP_SECONDS = 30.0
 def routes() -> dict[str, tuple[str, str, Endpoint]]:
     """URL path -> (host, path below the host's root, endpoint). The Official Account lives under `/oa/`."""
     table = {f"/cgi-bin/{path}": ("wecom", path, endpoint) for path, endpoint in wecom.ENDPOINTS.items()}
-    table |= {f"/cgi-bin/{path}": ("wecom", path, endpoint) for path, endpoint in wecom_more.ENDPOINTS.items()}
     return table | {
         f"/oa/{path}": ("oa", f"oa/{path}", endpoint) for path, endpoint in official_account.ENDPOINTS.items()
     }

@@ -230,7 +230,7 @@ def write_douyin(
 
 
 def shares(amounts: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Each order's amount split over its child orders, to the cent, as the platform does. *row*: their order, ascending."""
+    """Each order's amount over its child orders, to the cent, as the platform does. *row*: their order, ascending."""
     first = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
     counts = np.diff(np.r_[first, len(row)])
     parts, place = np.repeat(counts, counts), np.arange(len(row)) - np.repeat(first, counts)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import official_account, wecom, wecom_more
+from sandbox import official_account, wecom
 from sandbox.errors import ApiError
 from sandbox.http import Call, World
 from sandbox.state import State
@@ -17,7 +17,6 @@ from tests.sandbox.corp import APP, OA, STAFF, customer, write_corp
 
 ENDPOINTS = {
     **wecom.ENDPOINTS,
-    **wecom_more.ENDPOINTS,
     **{f"oa/{path}": endpoint for path, endpoint in official_account.ENDPOINTS.items()},
 }
 FIELDS = [

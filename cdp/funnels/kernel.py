@@ -549,189 +549,54 @@ def walk(  # type: ignore[no-untyped-def]
     free = entry == 0 and len(ex_from) == 0 and not adjacent
     for u in range(len(offsets) - 1):
         lo, hi = offsets[u], offsets[u + 1]
-        first = lo
-        while first < hi and not mask[first] & 1:
-            first += 1
-        if first == hi:
-            continue
-        if free:
-            level, _ = _run(
-                t,
-                mask,
-                excl,
-                day,
-                day_end,
-                lo,
-                hi,
-                -1,
-                k,
-                win,
-                within,
-                boundary,
-                strict,
-                ex_from,
-                ex_to,
-                ex_drop,
-                False,
-                goal_t,
-                goal_s,
-                state_t,
-            )
-            rows = _emit(
-                t,
-                mask,
-                excl,
-                day,
-                day_end,
-                lo,
-                hi,
-                u,
-                level,
-                goal_s[level - 1],
-                goal_t[level - 1],
-                k,
-                win,
-                within,
-                boundary,
-                strict,
-                ex_from,
-                ex_to,
-                ex_drop,
-                adjacent,
-                best_chain,
-                rows,
-                unit_out,
-                level_out,
-                entry_out,
-                goal_out,
-                chain_out,
-            )
-            continue
-        best_level, best_goal, best_start = 0, np.int64(-1), np.int64(first)
-        s = first
+        s = lo
+        while s < hi and not mask[s] & 1:
+            s += 1
+        best_level, best_goal, best_start = 0, np.int64(-1), s
         floor = lo  # events before it belong to an attempt that ended at this very instant
         while s < hi:
             end = np.int64(2**62)
             if adjacent:
-                group = s
-                while group > floor and t[group - 1] == t[s]:
-                    group -= 1
+                start = s
+                while start > floor and t[start - 1] == t[s]:
+                    start -= 1
                 level, over = _adjacent_level(
-                    t,
-                    mask,
-                    excl,
-                    day,
-                    day_end,
-                    floor,
-                    hi,
-                    group,
-                    k,
-                    win,
-                    within,
-                    boundary,
-                    strict,
-                    ex_from,
-                    ex_to,
-                    ex_drop,
-                    goal_t,
-                    chain,
-                )
+                    t, mask, excl, day, day_end, floor, hi, start, k, win, within, boundary, strict, ex_from, ex_to,
+                    ex_drop, goal_t, chain,
+                )  # fmt: skip
                 if entry == 2:
                     end = over
             else:
                 level, end = _run(
-                    t,
-                    mask,
-                    excl,
-                    day,
-                    day_end,
-                    floor,
-                    hi,
-                    s,
-                    k,
-                    win,
-                    within,
-                    boundary,
-                    strict,
-                    ex_from,
-                    ex_to,
-                    ex_drop,
-                    entry == 2,
-                    goal_t,
-                    goal_s,
-                    state_t,
-                )
+                    t, mask, excl, day, day_end, floor, hi, -1 if free else s, k, win, within, boundary, strict,
+                    ex_from, ex_to, ex_drop, entry == 2, goal_t, goal_s, state_t,
+                )  # fmt: skip
             goal = goal_t[level - 1] if level > 0 else np.int64(-1)
-            if entry == 2:
-                rows = _emit(
-                    t,
-                    mask,
-                    excl,
-                    day,
-                    day_end,
-                    floor,
-                    hi if end == 2**62 or adjacent else _index_after(t, lo, hi, end),
-                    u,
-                    level,
-                    s,
-                    goal,
-                    k,
-                    win,
-                    within,
-                    boundary,
-                    strict,
-                    ex_from,
-                    ex_to,
-                    ex_drop,
-                    adjacent,
-                    best_chain,
-                    rows,
-                    unit_out,
-                    level_out,
-                    entry_out,
-                    goal_out,
-                    chain_out,
-                )
-                s = _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, best_chain)
-                floor = s if s < hi and level == k and t[s] == goal else lo
+            begin = s
+            if free and level > 0:
+                begin = goal_s[level - 1]
+            if entry == 2 or level > best_level or (level == best_level and level > 0 and goal <= best_goal):
+                best_level, best_goal, best_start = level, goal, begin
+            following = s
+            while following < hi and (t[following] == t[s] or not mask[following] & 1):
+                following += 1
+            last = free or entry == 1 or following == hi or (best_level == k and t[following] > best_goal)
+            if entry != 2 and not last:
+                s = following
                 continue
-            if level > best_level or (level == best_level and level > 0 and goal <= best_goal):
-                best_level, best_goal, best_start = level, goal, s
-            if entry == 1 or (best_level == k and t[s] > best_goal):
+            stop = hi
+            if entry == 2 and end != 2**62 and not adjacent:
+                stop = _index_after(t, lo, hi, end)
+            _emit(
+                t, mask, excl, day, day_end, floor, stop, u, best_level, best_start, best_goal, k, win, within,
+                boundary, strict, ex_from, ex_to, ex_drop, adjacent, best_chain, rows, unit_out, level_out, entry_out,
+                goal_out, chain_out,
+            )  # fmt: skip
+            rows += 1
+            if entry != 2:
                 break
-            moment = t[s]
-            while s < hi and (t[s] == moment or not mask[s] & 1):
-                s += 1
-        if entry != 2:
-            rows = _emit(
-                t,
-                mask,
-                excl,
-                day,
-                day_end,
-                lo,
-                hi,
-                u,
-                best_level,
-                best_start,
-                best_goal,
-                k,
-                win,
-                within,
-                boundary,
-                strict,
-                ex_from,
-                ex_to,
-                ex_drop,
-                adjacent,
-                best_chain,
-                rows,
-                unit_out,
-                level_out,
-                entry_out,
-                goal_out,
-                chain_out,
-            )
+            s = _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, best_chain)
+            floor = s if s < hi and level == k and t[s] == goal else lo
     return rows
 
 
@@ -831,4 +696,3 @@ def _emit(  # type: ignore[no-untyped-def]
         )
         for j in range(level):
             chain_out[rows, j] = chain[j]
-    return rows + 1

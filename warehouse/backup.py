@@ -6,7 +6,8 @@ The archive is a plain tar, mode 600 (it holds personal data): the files under t
 | Part | Holds | How it is taken consistently |
 |---|---|---|
 | warehouse | `warehouse.duckdb`: identity registry, assertions, tag history | locked, checkpointed |
-| landing | ledger, raw, rejects | ledger by SQLite's backup; then raw, which is append-only and so a superset of it |
+| landing | ledger, raw, rejects, collected events | ledger by SQLite's backup; then the files it knows, and more |
+| inbox | exported files, read and unread | copied |
 | sync | sync ledger, plans | ledger by SQLite's backup |
 | config | `config/`, `dagster/dagster.yaml` | copied |
 | secrets | keys made by the platform | only when asked for; their fingerprints are always in the manifest |
@@ -25,7 +26,7 @@ import sqlite3
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -40,7 +41,7 @@ from cdp.errors import ConfigError, FatalError, RetriableError
 from warehouse.connection import open_guard
 from warehouse.home import Home
 
-Part = Literal["warehouse", "landing", "sync", "config", "secrets"]
+Part = Literal["warehouse", "landing", "inbox", "sync", "config", "secrets"]
 PARTS: tuple[Part, ...] = get_args(Part)  # in the order they are written
 
 MANIFEST = "manifest.json"
@@ -56,7 +57,8 @@ _CHUNK = 4 * 1024**2
 # What each part replaces in a home: folders, and files with the side files a database keeps beside them.
 _TARGETS: dict[Part, tuple[str, ...]] = {
     "warehouse": ("data/warehouse.duckdb",),
-    "landing": ("data/landing.sqlite", "data/raw", "data/rejects"),
+    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected"),
+    "inbox": ("inbox",),
     "sync": ("data/sync.sqlite", "data/plans"),
     "config": ("dagster/dagster.yaml", "config"),
     "secrets": ("secrets",),
@@ -339,13 +341,20 @@ def _backup_guard(path: Path) -> Iterator[None]:
 
 
 def _add_tree(home: Home, part: Part, path: Path, writer: _Writer) -> None:
-    """A file or every file below a folder, in order of name; unfinished files (hidden or `.tmp`) are left out."""
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        relative = _relative(home, file)
-        if not file.is_file() or file.is_symlink() or file.suffix == ".tmp" or "/." in f"/{relative}":
-            continue
-        with file.open("rb") as stream:
-            writer.add(part, relative, stream)
+    """A file or every file below a folder, in order of name; unfinished files (hidden or `.tmp`) are left out.
+
+    Others may be at work there: a file that is gone when its turn comes was renamed or replaced by another, so what is
+    new by then is added in a second look. A file still growing is taken as long as it was when it was opened.
+    """
+    for _ in range(2):
+        taken = {item.path for item in writer.files}
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            relative = _relative(home, file)
+            unfinished = file.suffix == ".tmp" or "/." in f"/{relative}"
+            if relative in taken or unfinished or file.is_symlink() or not file.is_file():
+                continue
+            with suppress(FileNotFoundError), file.open("rb") as stream:
+                writer.add(part, relative, stream)
 
 
 def _snapshot_sqlite(source: Path, target: Path) -> None:

@@ -36,7 +36,7 @@ def contents(home: Home) -> dict[str, str]:
 
 def test_a_lost_machine_comes_back_from_one_file(home: Home, tmp_path: Path, now: datetime) -> None:
     report = create_backup(home, to=tmp_path / "elsewhere", now=now, with_secrets=True)
-    assert report.missing == ()
+    assert report.missing == ("inbox",), "there is no file in it"
     before, people, batches = contents(home), registry(home), LandingLedger(home.landing_ledger).batches()
 
     fresh = Home(tmp_path / "new machine")
@@ -150,6 +150,35 @@ def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, home: Home, now: da
     path.write_bytes(b"hello" * 1000)
     with pytest.raises(FatalError, match="not a backup"):
         restore_backup(path, home, now=now, force=True)
+
+
+def test_collected_events_and_unread_files_are_in_it(home: Home, tmp_path: Path, now: datetime) -> None:
+    collected = home.root / "data" / "collected" / "segment" / "0001.jsonl"
+    collected.parent.mkdir(parents=True)
+    collected.write_text('{"event": "a"}\n', encoding="utf-8")
+    (home.inbox / "订单.csv").write_text("订单号\n1\n", encoding="utf-8")
+    (home.inbox / "half.csv.tmp").write_text("x", encoding="utf-8")
+    fresh = Home(tmp_path / "fresh")
+    restore_backup(create_backup(home, to=tmp_path / "out", now=now).path, fresh, now=now)
+    assert (fresh.root / "data" / "collected" / "segment" / "0001.jsonl").read_bytes() == collected.read_bytes()
+    assert [path.name for path in fresh.inbox.iterdir()] == ["订单.csv"]
+
+
+def test_a_file_renamed_while_it_is_copied_is_taken_under_its_new_name(
+    home: Home, tmp_path: Path, now: datetime
+) -> None:
+    folder = home.root / "data" / "collected"
+    folder.mkdir()
+    for name in ("b.open", "c.open"):
+        (folder / name).write_bytes(b"{}\n" * 10)
+
+    def close_the_segment(done: int, total: int) -> None:
+        if (folder / "c.open").exists() and done:
+            (folder / "c.open").rename(folder / "a.jsonl")
+
+    report = create_backup(home, to=tmp_path, now=now, parts=["landing"], progress=close_the_segment)
+    names = {Path(item.path).name for item in report.manifest.files if "collected" in item.path}
+    assert names == {"a.jsonl", "b.open"}
 
 
 def test_a_manifest_cannot_point_outside_the_home() -> None:

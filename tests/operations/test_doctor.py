@@ -122,8 +122,10 @@ def test_a_pointer_to_nothing_is_found(home: Home, now: datetime) -> None:
     assert "says it is version 1" in look(home, now)["published"].detail
     (home.published / "marts-2.duckdb").write_bytes(b"x" * 5000)
     assert look(home, now)["published"].status == "fail"
-    (home.published / "marts-2.json").unlink()
-    assert "no marts-2.json" in look(home, now)["published"].detail
+    (home.published / "marts-2.duckdb").unlink()
+    assert look(home, now)["published"].status == "fail"
+    (home.published / "current.json").write_text("{", encoding="utf-8")
+    assert look(home, now)["published"].status == "fail"
 
 
 def test_old_left_over_files_are_named_and_fresh_ones_are_not(home: Home, now: datetime) -> None:

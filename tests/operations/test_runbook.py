@@ -303,9 +303,10 @@ def test_every_command_in_it_is_one() -> None:
         command: Any = typer.main.get_command(app)
         if words[0] == "--home":
             words = words[2:]
-        while words and hasattr(command, "commands"):
-            assert words[0] in command.commands, f"`{line}`: no verb `{words[0]}`"
-            command, words = command.commands[words[0]], words[1:]
+        while words and hasattr(command, "get_command"):
+            found = command.get_command(None, words[0])
+            assert found is not None, f"`{line}`: no verb `{words[0]}`"
+            command, words = found, words[1:]
         options = {name for parameter in command.params for name in parameter.opts}
         unknown = [word for word in words if word.startswith("--") and word not in options]
         assert not unknown, f"`{line}`: no option {unknown}"

@@ -110,7 +110,10 @@ def source_streams(settings: Any) -> tuple[Stream, ...]:
     """The streams a configured source gives, without building it: needs no secret and touches nothing."""
     kind = KINDS[settings.connector]
     module = import_module(kind.module)
-    streams: tuple[Stream, ...] = module.streams_of(settings) if hasattr(module, "streams_of") else module_streams(kind)
+    if hasattr(module, "streams_of"):  # knows of budgets and modes stream by stream
+        given: tuple[Stream, ...] = module.streams_of(settings)
+        return given
+    streams = module_streams(kind)
     if settings.reject_budget is None:
         return streams
     return tuple(replace(stream, reject_budget=settings.reject_budget) for stream in streams)

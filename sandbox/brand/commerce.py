@@ -225,7 +225,12 @@ def _settle(
     paid_at = np.where(pays, at + np.floor(rng.exponential(90, count)) + 5, np.nan)
     full = pays & (rng.random(count) < 0.022) & (age > 6 * DAY)
     part = pays & ~full & (rng.random(count) < 0.018) & (age > 6 * DAY)
-    refund = np.where(full, paid, np.where(part, (paid * rng.uniform(0.1, 0.6, count)).astype(np.int64), 0))
+    kinds = np.bincount(order, minlength=count)
+    video = platform == DOUYIN  # gives back whole child orders: the first one here
+    part &= ~video | (kinds >= 2)
+    some = (paid * rng.uniform(0.1, 0.6, count)).astype(np.int64)
+    some = np.where(video, paid // kinds + (paid % kinds > 0), some)
+    refund = np.where(full, paid, np.where(part, some, 0))
     status = np.where(full, 5, status)
     refunded_at = np.where(refund > 0, np.minimum(at + rng.uniform(1, 5, count) * DAY, time.end - 3600), np.nan)
     weights = [item[5] for item in names.CHANNELS]

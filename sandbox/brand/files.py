@@ -195,6 +195,7 @@ def write_douyin(
     ).to_series()  # fmt: skip
     pays = purchases.status[row] >= 2
     dash = ["-"] * size
+    refunded = (purchases.refund[row] > 0) & ((purchases.status[row] == 5) | (lines["line_no"] == 1).to_numpy())
     influencer = row % 4 == 0
     columns: dict[str, pl.Series | list[str]] = {
         "主订单编号": lines["order_id"],
@@ -216,7 +217,7 @@ def write_douyin(
         "支付方式": ["抖音支付"] * size,
         "订单完成时间": pick(purchases.status[row] == 4, local_text(purchases.at[row] + 8 * DAY), "-"),
         "订单状态": words(DOUYIN_STATUS, purchases.status[row]),
-        "售后状态": pick(purchases.refund[row] > 0, pl.lit("退款成功"), "-"),
+        "售后状态": pick(refunded, pl.lit("退款成功"), "-"),
         "取消原因": pick(purchases.status[row] == 1, pl.lit("不想要了"), "-"),
         "平台实际承担优惠金额": ["0.00"] * size,
         "商家实际承担优惠金额": money(shares(purchases.discount + purchases.coupon, row)),

@@ -188,6 +188,26 @@ def test_orders_of_the_truth_are_the_orders_of_the_files(brand: tuple[Path, Bran
     assert persons["orders_paid"].sum() == truth["is_paid"].sum()
 
 
+def test_the_exports_tell_the_money_of_the_truth(brand: tuple[Path, BrandReport]) -> None:
+    truth = pl.read_parquet(brand[0] / "truth" / "orders.parquet").filter("is_paid")
+    expected = {
+        row["order_id"]: (Decimal(row["amount"]), Decimal(row["refund_amount"])) for row in truth.iter_rows(named=True)
+    }
+    taobao = (brand[0] / "exports" / "taobao_orders.csv").read_bytes().decode("gb18030").splitlines()
+    for row in csv.DictReader(taobao):
+        if row["订单付款时间"]:
+            found = (Decimal(row["买家实际支付金额"].removesuffix("元")), Decimal(row["退款金额"]))
+            assert expected[row["订单编号"].strip('="')] == found
+    sums: dict[str, tuple[Decimal, Decimal]] = {}
+    for row in csv.DictReader((brand[0] / "exports" / "douyin_orders.csv").read_text("utf-8-sig").splitlines()):
+        paid, back = sums.get(row["主订单编号"], (Decimal(0), Decimal(0)))
+        amount = Decimal(row["订单应付金额"])
+        sums[row["主订单编号"]] = (paid + amount, back + amount * (row["售后状态"] == "退款成功"))
+    both = sums.keys() & expected.keys()
+    assert {key: sums[key] for key in both} == {key: expected[key] for key in both}
+    assert any(0 < back < paid for paid, back in sums.values())
+
+
 def test_every_identifier_of_the_files_is_in_the_truth_and_back(brand: tuple[Path, BrandReport]) -> None:
     truth = pl.read_parquet(brand[0] / "truth" / "identifiers.parquet")
     known = set(truth.select("type", "scope", "value").iter_rows())

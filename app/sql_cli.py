@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app.context import console, errors, home
 from cdp.errors import ConfigError
@@ -55,14 +60,44 @@ def show(result: QueryResult, form: Format) -> None:
     elif form == "json":
         sys.stdout.write(to_json(result) + "\n")
     else:
-        table = Table(header_style="bold")
-        for column in result.columns:
-            numeric = result.table.schema.field(column) if result.columns.count(column) == 1 else None
-            right = numeric is not None and str(numeric.type).startswith(("int", "uint", "double", "float", "decimal"))
-            table.add_column(column, justify="right" if right else "left", overflow="fold")
-        for row in result.rows:
-            table.add_row(*(plain(value) for value in row))
-        console.print(table, markup=False)
+        cells = [[_cell(value) for value in row] for row in result.rows]
+        widths = [
+            max([cell_len(name), *(cell_len(row[place]) for row in cells)]) for place, name in enumerate(result.columns)
+        ]
+        needed = sum(widths) + 3 * len(widths) + 1
+        if console.is_terminal and needed > console.width:
+            console.print(_records(result, cells))
+        else:  # a pipe or a file has no edge
+            Console(width=max(needed, console.width)).print(_grid(result, cells))
+
+
+def _grid(result: QueryResult, cells: Sequence[Sequence[str]]) -> Table:
+    table = Table(header_style="bold")
+    for place, column in enumerate(result.columns):
+        kind = str(result.table.schema.field(place).type)
+        right = kind.startswith(("int", "uint", "double", "float", "decimal"))
+        table.add_column(Text(column), justify="right" if right else "left")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _records(result: QueryResult, cells: Sequence[Sequence[str]]) -> Table:
+    """One column a line, for rows too wide for the screen."""
+    table = Table(show_header=False, box=SIMPLE)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in cells:
+        for name, value in zip(result.columns, row, strict=True):
+            table.add_row(Text(name), Text(value))
+        table.add_section()
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        return ", ".join(map(str, value))
+    return plain(value)
 
 
 def tell(result: QueryResult) -> None:

@@ -96,8 +96,8 @@ dim_people as (
         profiles.registered_at,  -- UTC, first registration
         profiles.store_id,
         profiles.consent_marketing,  -- may be contacted; null = never asked
-        coalesce(channels.channel_id, profiles.channel) as origin_channel_id,  -- first contact way, else the registration channel
-        coalesce(channels.channel_name, profiles.channel) as origin_channel,
+        coalesce(relations.origin_state, profiles.channel) as origin_channel_id,  -- first contact way, else the registration channel
+        coalesce(channels.channel_name, relations.origin_state, profiles.channel) as origin_channel,  -- its name
         relations.origin_state,  -- `state` of the first relation that has one
         relations.friend_added_at,  -- UTC, first relation with any staff member
         coalesce(relations.relation_count, 0) > 0 as is_friend,  -- of at least one staff member now
@@ -115,7 +115,7 @@ dim_people as (
     left join memberships on memberships.one_id = people.one_id
     left join followed on followed.one_id = people.one_id
     left join referred on referred.one_id = people.one_id
-    left join channels on channels.channel_id = relations.origin_state
+    left join channels on channels.channel_id = coalesce(relations.origin_state, profiles.channel)
 )
 
 select * from dim_people

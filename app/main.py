@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "funnel": "app.funnel_cli:app",
     "report": "app.operations_cli:report",
     "publish": "app.sql_cli:publish_app",
+    "model": "app.model_cli:app",
     "sync": "app.sync_cli:app",
     "drift": "app.sync_cli:drift",
     "doctor": "app.operations_cli:doctor",
@@ -43,6 +44,7 @@ SUMMARIES = {
     "tags": "tags: plan, show, explain, health",
     "funnel": "funnels: run, show",
     "publish": "published versions: list, rollback",
+    "model": "SQL models: list, check, run, diff, lineage, docs",
     "sync": "tags to WeCom: plan, review, apply, verify",
     "sandbox": "practice: a WeCom with trouble on demand, a brand with known truth",
 }

@@ -28,6 +28,7 @@ class BrandConfig(Strict):
     currency: str = Field("CNY", pattern=r"^[A-Z]{3}$")
     locale: Literal["zh", "en"] = "zh"
     keep_versions: int = Field(3, ge=1)
+    personal_edition: bool = Field(False, description="also publish an edition with plain names and phones")
     resources: Resources = Resources()
     quality: AnomalyRules = AnomalyRules()
     alerts: AlertRules = AlertRules()

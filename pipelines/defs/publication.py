@@ -49,6 +49,7 @@ def publication(after: Iterable[dg.AssetKey]) -> dg.AssetsDefinition:
                 checks=load_results(con, run_id=context.run.run_id),
                 lineage=lineage,
                 keep=brand_home.brand.keep_versions,
+                pii=brand_home.brand.personal_edition,
             )
             tracker.note(version=done.version, tables=len(done.tables), megabytes=round(done.size / 1e6))
             return dg.MaterializeResult(

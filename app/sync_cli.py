@@ -179,6 +179,30 @@ def explain(
 
 
 @app.command()
+def release(
+    userid: Annotated[str, typer.Argument(help="employee")],
+    external_userid: Annotated[str, typer.Argument(help="customer")],
+    as_json: Json = False,
+) -> None:
+    """End the rest of a relation whose tags people changed; the next plan treats it like any other."""
+    with desk(home()) as open_desk:
+        count = open_desk.ledger.release_frozen(userid, external_userid, now=open_desk.now())
+        open_desk.ledger.audit(open_desk.who, "release", now=open_desk.now(), userid=userid, pairs=count)
+    _say(as_json, {"released": count})
+
+
+@app.command()
+def forget(
+    one_id: Annotated[str, typer.Argument(help="the person")], reason: Reason, who: Who = None, as_json: Json = False
+) -> None:
+    """Never tag this person again: planner, sender and waiting tags all obey. The next plan removes our tags."""
+    with desk(home(), who=who) as open_desk:
+        open_desk.ledger.forget(one_id, reason=reason, now=open_desk.now())
+        open_desk.ledger.audit(open_desk.who, "forget", now=open_desk.now(), one_id=one_id, reason=reason)
+    _say(as_json, {"forgotten": one_id})
+
+
+@app.command()
 def stop(
     clear: Annotated[bool, typer.Option("--clear", help="take the kill switch away again")] = False,
 ) -> None:

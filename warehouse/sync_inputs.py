@@ -14,7 +14,7 @@ import duckdb
 import polars as pl
 
 from cdp.sync.changes import RELATIONS_SCHEMA, State
-from cdp.sync.config import GroupMode, GroupRule, SyncConfig
+from cdp.sync.config import GroupMode, GroupRule, SyncConfig, parse_duration
 from cdp.sync.control import control_people
 from cdp.sync.gates import Evidence
 from cdp.sync.model import GroupSpec, RegisteredTag, Remote, TagSpec
@@ -47,7 +47,10 @@ def gather(
     *checks*: (name, passed, severity) of that version. Reads only."""
     register = ledger.register()
     groups = group_specs(con, config, tags, register)
-    relations = base_relations(home, con, ledger, corpid, config.source, published_at)
+    relations = without_lost(
+        base_relations(home, con, ledger, corpid, config.source, published_at),
+        ledger.lost(since=now - parse_duration(config.retry_gone)),
+    )
     wanted = current_tags(con, groups)
     state = State(
         tags=wanted,
@@ -56,7 +59,7 @@ def gather(
         staff=staff(con, corpid),
         frozen=ledger.frozen(now=now),
         churn_held=flapping(con, config, groups, now=now),
-        control=control_people(wanted["one_id"].unique().to_list(), config.control, ledger.arms()),
+        control=control_people(wanted["one_id"].unique().to_list(), config.control),
         visible=remote.staff,
         experiments={item.id: frozenset(item.groups) for item in config.control.experiments},
     )
@@ -195,6 +198,17 @@ def base_relations(
             pl.when(newer).then("our_tags").otherwise("tag_ids").alias("tag_ids"),
             pl.when(newer).then("our_read").otherwise("read_at").alias("read_at"),
         )
+        .select(*RELATIONS_SCHEMA)
+    )
+
+
+def without_lost(relations: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
+    """*relations* with those inactive that WeCom refused as gone (half relations show in reads, but take no tags),
+    unless they were added again since."""
+    gone = pl.col("lost_at").is_not_null() & (pl.col("added_at").is_null() | (pl.col("added_at") <= pl.col("lost_at")))
+    return (
+        relations.join(lost, on=["userid", "external_userid"], how="left", maintain_order="left")
+        .with_columns(pl.col("is_active") & ~gone)
         .select(*RELATIONS_SCHEMA)
     )
 

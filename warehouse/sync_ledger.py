@@ -428,10 +428,27 @@ class SyncLedger:
                 [(read.userid, read.external_userid, json.dumps(sorted(read.tag_ids)), stamp) for read in reads],
             )
 
-    def forget_reads(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Drop reads of relations that are gone."""
-        with self._write() as con:
-            con.executemany("delete from reads where userid = ? and external_userid = ?", pairs)
+    def lost(self, *, since: datetime) -> pl.DataFrame:
+        """Relations that a call found gone since then, with nothing since to say that they are back (a later write, a
+        callback): `userid, external_userid, lost_at`."""
+        schema = {"userid": pl.String, "external_userid": pl.String, "lost_at": pl.String}
+        sql = """
+            select userid, external_userid, max(at) from ops as gone
+            where state = 'gone' and at > ?
+                and not exists (
+                    select 1 from ops as later
+                    where later.external_userid = gone.external_userid and later.userid = gone.userid
+                        and later.run_id > gone.run_id and later.state in ('acked', 'verified', 'gap', 'human_changed')
+                )
+                and not exists (
+                    select 1 from hints
+                    where hints.external_userid = gone.external_userid and hints.userid = gone.userid
+                        and hints.change = 'add_external_contact' and hints.at > gone.at
+                )
+            group by userid, external_userid
+        """
+        found = self.frame(sql, schema, (iso(since),))
+        return found.with_columns(pl.col("lost_at").str.to_datetime(time_unit="us", time_zone="UTC"))
 
     def reads(self) -> pl.DataFrame:
         """`userid, external_userid, tag_ids (list), read_at`, one row per relation ever read back."""
@@ -601,11 +618,6 @@ class SyncLedger:
     def set_mark(self, name: str, value: str) -> None:
         with self._write() as con:
             con.execute("insert or replace into meta values (?, ?)", (name, value))
-
-    def arms(self) -> dict[tuple[str, str], bool]:
-        """(one_id, experiment) -> is control, for people whose arm was fixed by hand or by a merge."""
-        rows = self.rows("select one_id, experiment, is_control from arms")
-        return {(row["one_id"], row["experiment"]): bool(row["is_control"]) for row in rows}
 
     def frozen(self, *, now: datetime) -> pl.DataFrame:
         """Pairs at rest now: `userid, external_userid, key`."""

@@ -66,11 +66,6 @@ create table if not exists drift (
     primary key (userid, external_userid, key, direction, expected_at)
 ) without rowid;
 
--- one row per (person, experiment): the arm, fixed when first assigned
-create table if not exists arms (
-    one_id text not null, experiment text not null, is_control integer not null, first_at text not null,
-    primary key (one_id, experiment)
-) without rowid;
 -- one row per tag a control person would have got
 create table if not exists held_control (
     one_id text not null, experiment text not null, key text not null, first_at text not null, last_at text not null,

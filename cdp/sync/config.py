@@ -212,6 +212,9 @@ class SyncConfig(Strict):
     verify: Verify = Verify()
     library: Library = Library()
     churn: Churn = Churn()
+    retry_gone: Duration = Field(
+        default="30d", description="a relation WeCom refused as gone is tried again after this, or once added again"
+    )
     pending: Pending = Pending()
     alerts: Alerts = Alerts()
     errors: dict[int, CodeKind] = Field(

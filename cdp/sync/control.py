@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -24,28 +24,14 @@ def is_control(person: str, salt: str, share: float) -> bool:
     return position(person, salt) < share
 
 
-def control_people(
-    people: Iterable[str], control: Control, assigned: Mapping[tuple[str, str], bool] | None = None
-) -> pl.DataFrame:
+def control_people(people: Iterable[str], control: Control) -> pl.DataFrame:
     """Control memberships: `one_id, experiment` (`holdout` for the global one), sorted.
 
-    *assigned* holds arms fixed earlier, (one_id, experiment) -> is control: after a merge the older person's arm.
+    The arm hangs on the one_id alone. A merge of identities keeps the older one_id, and with it the older person's arm.
     """
     salts = ([(GLOBAL, control.salt, control.holdout)] if control.holdout else []) + [
         (item.id, item.salt, item.control) for item in control.experiments if item.control
     ]
     ordered = sorted(people)
-    rows = [
-        (person, name)
-        for name, salt, share in salts
-        for person in ordered
-        if (assigned or {}).get((person, name), is_control(person, salt, share))
-    ]
+    rows = [(person, name) for name, salt, share in salts for person in ordered if is_control(person, salt, share)]
     return pl.DataFrame(rows, schema={"one_id": pl.String, "experiment": pl.String}, orient="row")
-
-
-def merged_arm(members: Iterable[tuple[str, str, bool]]) -> tuple[bool, bool]:
-    """The arm of a merged person from `(first_assigned_at ISO, one_id, is_control)` of its parts: the oldest one's arm,
-    and whether the parts disagreed."""
-    ordered = sorted(members)
-    return ordered[0][2], len({arm for _, _, arm in ordered}) > 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cdp.sync import changes as c
 from cdp.sync.changes import Changes, State, compute_changes
 from cdp.sync.config import Consent, Control
-from cdp.sync.control import control_people, is_control, merged_arm, position
+from cdp.sync.control import control_people, is_control, position
 from cdp.sync.model import WATERFALL, GroupSpec, RegisteredTag, TagSpec
 
 DAY = datetime(2026, 11, 1, tzinfo=UTC)
@@ -287,9 +287,3 @@ def test_control_is_stable_near_its_target_and_only_shrinks() -> None:
     assert position("person-1", "salt") != position("person-1", "other salt")
     frame = control_people(people[:1000], Control(holdout=0.2, salt="salt"))
     assert set(frame["one_id"]) == {person for person in people[:1000] if person in held}
-
-
-def test_a_merged_person_keeps_the_older_arm() -> None:
-    assert merged_arm([("2026-02-01", "b", True), ("2026-01-01", "a", False)]) == (False, True)
-    fixed = control_people(["a"], Control(holdout=1.0), {("a", "holdout"): False})
-    assert fixed.is_empty()

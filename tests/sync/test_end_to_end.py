@@ -360,6 +360,19 @@ def test_row_18_a_transferred_customer_is_gone_not_failed(make_world: Make) -> N
     assert [(row["userid"], row["external_userid"]) for row in following.ops.to_dicts()] == [("s001", "wm000000")]
 
 
+def test_a_half_relation_is_not_tried_again_until_the_staff_adds_back(make_world: Make) -> None:
+    world = make_world(people(20, 2))
+    world.hand(do="add_relation", userid="s000", external_userid="wm000000", half=True)
+    assert world.apply().counts == {"acked": 19, "gone": 1}
+    world.verify(world.ledger.plan_row(None)["plan_id"])
+    second = world.plan()
+    assert (second.summary["verdict"], second.ops.height) == ("EMPTY", 0)
+    assert sum(tag["lost_relation"] for tag in second.summary["tags"]) == 2
+    world.hand(do="add_back", userid="s000", external_userid="wm000000")
+    world.ledger.save_hints([("d1", "s000", "wm000000", "add_external_contact", world.now())])
+    assert world.run().verified == 1
+
+
 def test_row_20_people_who_flip_are_held(make_world: Make) -> None:
     from tests.sync import world as module
 

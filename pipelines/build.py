@@ -39,6 +39,7 @@ def build_definitions(home: Home) -> dg.Definitions:
         assets=[*assets, publication.publication(checked), *activation.activation_assets(home, config)],
         asset_checks=[
             quality.landing_reconciles,
+            quality.layers_reconcile,
             *quality.suite_checks(load_suites(home.config / "expectations"), assets),
         ],
         jobs=[job],

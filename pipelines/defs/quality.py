@@ -10,11 +10,13 @@ from pipelines.check_results import save_results
 from pipelines.defs.models import evidence_key
 from pipelines.progress import track
 from pipelines.resources import BrandHome
-from pipelines.sql_assets import key_of
+from pipelines.sql_assets import key_of, model_graph
 from warehouse.expectations import CheckResult, Suite, run_suites
 from warehouse.raw import reconcile
+from warehouse.reconcile import reconcile_layers
 
 RECONCILE = "landing__reconciles"
+LAYERS = "layers__reconcile"
 
 
 @dg.asset_check(
@@ -40,6 +42,25 @@ def landing_reconciles(context: dg.AssetCheckExecutionContext, brand_home: Brand
                 "rejected": sum(row.rejected for row in rows),
                 "wrong": ", ".join(wrong[:20]),
             },
+        )
+
+
+@dg.asset_check(
+    asset=key_of("marts.dim_people"),
+    name=LAYERS,
+    blocking=True,
+    description="every layer holds what the layer above gave it, once, under keys that lead somewhere",
+)
+def layers_reconcile(context: dg.AssetCheckExecutionContext, brand_home: BrandHome) -> dg.AssetCheckResult:
+    """Raw less deletions equals staging, staging equals marts, grains are unique, keys are found."""
+    with track(context, "reconcile layers") as tracker, brand_home.warehouse(context) as con:
+        results = reconcile_layers(con, model_graph())
+        wrong = [f"{result.table} {result.name}: {result.observed}" for result in results if not result.passed]
+        tracker.note(checks=len(results), wrong=len(wrong))
+        return dg.AssetCheckResult(
+            passed=not wrong,
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata={"checks": len(results), "wrong": "\n".join(wrong)},
         )
 
 

@@ -97,7 +97,7 @@ def generate(
     files.write_visits(out / "exports" / "store_visits.xlsx", rng[6], folk, evidence, time)
     files.write_lists(out / "lists", folk, evidence, time)
     stage(f"{int(sessions.size.sum()):,} events")
-    lines = tracking.write_events(out / "events", rng[7], folk, devices, sessions, purchases, time)
+    lines = tracking.write_events(out / "events", rng[7], tracking.make_stage(folk, devices, sessions, purchases, time))
     stage("truth")
     identifiers = _write_truth(out / "truth", folk, purchases, relations, evidence, (rate, dropout))
     report = BrandReport(

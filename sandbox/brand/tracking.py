@@ -6,6 +6,7 @@ milliseconds in the lines. Lines are written in parts of a channel's month, so m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -289,131 +290,212 @@ PAGES = ("pages/home", "pages/category", "pages/product", "pages/cart", "pages/m
 SYSTEMS = ("iOS", "Android", "HarmonyOS", "Windows")
 
 
-def write_events(
-    folder: Path, rng: np.random.Generator, people: People, devices: Devices, sessions: Sessions, purchases: Purchases,
-    time: Calendar,
-) -> dict[str, int]:  # fmt: skip
-    """All log files. Returns lines per channel, repeats and broken ones included."""
-    (folder / "sensors").mkdir(parents=True, exist_ok=True)
-    (folder / "segment").mkdir(parents=True, exist_ok=True)
-    local = (sessions.start + names.OFFSET).astype(np.int64).astype("datetime64[s]")
-    month = local.astype("datetime64[M]")
-    channel = devices.channel[sessions.device]
-    orders = order_ids(purchases)
+@dataclass(frozen=True)
+class Stage:
+    """What all log files are written from."""
+
+    people: People
+    devices: Devices
+    sessions: Sessions
+    purchases: Purchases
+    end: float
+    orders: pl.Series  # order ids by purchase
+    states: pl.Series  # contact-way states
+    first_product: Ints  # purchase -> the product of its first line
+
+
+def make_stage(people: People, devices: Devices, sessions: Sessions, purchases: Purchases, time: Calendar) -> Stage:
+    first_product = np.full(len(purchases), -1)
+    first_product[purchases.line_order[::-1]] = purchases.line_product[::-1]
     states = pl.Series(channel_ids(people))
+    return Stage(people, devices, sessions, purchases, time.end, order_ids(purchases), states, first_product)
+
+
+def write_events(folder: Path, rng: np.random.Generator, stage: Stage) -> dict[str, int]:
+    """All log files. Returns lines per channel, repeats and broken ones included."""
+    for kind in ("sensors", "segment"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    sessions = stage.sessions
+    month = (sessions.start + names.OFFSET).astype(np.int64).astype("datetime64[s]").astype("datetime64[M]")
+    channel = stage.devices.channel[sessions.device]
     lines = dict.fromkeys(CHANNELS, 0)
     track_id = 1_000_000
     for code, name in enumerate(CHANNELS):
         ranked = np.flatnonzero(channel == code)
         ranked = ranked[np.argsort(sessions.start[ranked], kind="stable")]
         for label in np.unique(month[ranked]):  # as YYYY-MM
-            chosen = ranked[month[ranked] == label]
-            path = (
-                folder / ("segment" if code == 3 else "sensors") / f"{name}-{label}.{'jsonl' if code == 3 else 'log'}"
-            )
+            path = folder / (f"segment/{name}-{label}.jsonl" if code == 3 else f"sensors/{name}-{label}.log")
             with path.open("wb") as file:
-                bounds = np.cumsum(sessions.size[chosen])
-                cut = np.searchsorted(bounds, np.arange(PART, int(bounds[-1]) + PART, PART)) + 1
-                for low, high in zip(np.concatenate([[0], cut[:-1]]), cut, strict=True):
-                    part = chosen[low:high]
-                    if len(part):
-                        frame = _events(
-                            rng, people, devices, sessions, purchases, part, code, time, track_id, orders, states
-                        )
-                        track_id += frame.height
-                        lines[name] += _write(rng, file, frame, code)
+                for part in _parts(sessions, ranked[month[ranked] == label]):
+                    frame = _events(rng, stage, part, code, track_id)
+                    track_id += frame.height
+                    lines[name] += _write(rng, file, frame, code)
     return lines
 
 
-def _events(
-    rng: np.random.Generator, people: People, devices: Devices, sessions: Sessions, purchases: Purchases, part: Ints,
-    code: int, time: Calendar, track_id: int, orders: pl.Series, states: pl.Series,
-) -> pl.DataFrame:  # fmt: skip
-    """One row per event of these sessions, with every value a line needs (null = absent)."""
+def _parts(sessions: Sessions, chosen: Ints) -> Iterator[Ints]:
+    """The sessions in pieces of about `PART` events."""
+    bounds = np.cumsum(sessions.size[chosen])
+    cuts = np.searchsorted(bounds, np.arange(PART, int(bounds[-1]) + PART, PART)) + 1
+    low = 0
+    for high in cuts.tolist():
+        if high > low:
+            yield chosen[low:high]
+        low = max(low, high)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """One row per event of some sessions, in session order."""
+
+    code: int  # channel
+    session: Ints
+    place: Ints  # from 0
+    left: Ints  # 1 = last of its session
+    kind: Ints
+    device: Ints
+    person: Ints
+    account: Ints
+    signup: Bools
+    scan: Bools
+    submit: Bools
+    pay: Bools
+    order: Ints  # purchase of a submit or pay event, -1
+
+    def __len__(self) -> int:
+        return len(self.session)
+
+
+def _moments(stage: Stage, part: Ints, code: int) -> Moments:
+    sessions = stage.sessions
     size = sessions.size[part]
     session = np.repeat(part, size)
     place = np.arange(len(session)) - np.repeat(np.cumsum(size) - size, size)
-    left = sessions.size[session] - place  # 1 = last event of the session
-    device, kind = sessions.device[session], sessions.kind[session]
-    person, account = sessions.person[session], devices.account[device]
-    event = choose(rng, len(session), EVENT_WEIGHTS)
-    name = words((VIEW[code], *EVENTS[1:]), event)
-    order_kind = kind == ORDER
-    paid = order_kind & purchases.is_paid[np.maximum(sessions.order[session], 0)]
-    is_pay, is_submit = paid & (left == 1), order_kind & (left == 2)
-    signup = sessions.login[session] & (place == 1)
-    profile = sessions.login[session] & (place == 2) & (kind == BROWSE) & (code != 3)
-    name = pl.select(
-        pl.when(pl.Series(place == 0)).then(pl.lit(START[code]))
-        .when(pl.Series(signup)).then(pl.lit("$SignUp"))
-        .when(pl.Series(is_pay)).then(pl.lit("PayOrder"))
-        .when(pl.Series(is_submit)).then(pl.lit("SubmitOrder"))
-        .when(pl.Series(order_kind & (left == 3))).then(pl.lit("AddToCart"))
-        .when(pl.Series(order_kind & (left == 4))).then(pl.lit("ProductView"))
-        .when(pl.Series((kind == SCAN) & (place == 1))).then(pl.lit("QrScan"))
-        .otherwise(name)
+    left = sessions.size[session] - place
+    kind, device = sessions.kind[session], sessions.device[session]
+    buys = kind == ORDER
+    paid = buys & stage.purchases.is_paid[np.maximum(sessions.order[session], 0)]
+    submit, pay = buys & (left == 2), paid & (left == 1)
+    return Moments(
+        code=code,
+        session=session,
+        place=place,
+        left=left,
+        kind=kind,
+        device=device,
+        person=sessions.person[session],
+        account=stage.devices.account[device],
+        signup=sessions.login[session] & (place == 1),
+        scan=(kind == SCAN) & (place == 1),
+        submit=submit,
+        pay=pay,
+        order=np.where(submit | pay, sessions.order[session], -1),
+    )
+
+
+def _names(rng: np.random.Generator, moments: Moments) -> pl.Series:
+    """What happens: the session's start, its login, its order at the end, and browsing between."""
+    buys, left = moments.kind == ORDER, moments.left
+    browsing = words((VIEW[moments.code], *EVENTS[1:]), choose(rng, len(moments), EVENT_WEIGHTS))
+    return pl.select(
+        pl.when(pl.Series(moments.place == 0)).then(pl.lit(START[moments.code]))
+        .when(pl.Series(moments.signup)).then(pl.lit("$SignUp"))
+        .when(pl.Series(moments.pay)).then(pl.lit("PayOrder"))
+        .when(pl.Series(moments.submit)).then(pl.lit("SubmitOrder"))
+        .when(pl.Series(buys & (left == 3))).then(pl.lit("AddToCart"))
+        .when(pl.Series(buys & (left == 4))).then(pl.lit("ProductView"))
+        .when(pl.Series(moments.scan)).then(pl.lit("QrScan"))
+        .otherwise(browsing)
     ).to_series()  # fmt: skip
-    has_order = is_pay | is_submit
-    order = np.where(has_order, sessions.order[session], -1)
-    gap = np.where(kind == ORDER, 25.0, rng.exponential(22.0, len(session)))
+
+
+def _times(rng: np.random.Generator, stage: Stage, moments: Moments) -> tuple[Ints, Ints]:
+    """When each event happened and when it was received (one in a hundred hours or days late), in milliseconds."""
+    size = len(moments)
+    gap = np.where(moments.kind == ORDER, 25.0, rng.exponential(22.0, size))
     elapsed = np.cumsum(gap)
-    first = np.repeat(elapsed[np.cumsum(size) - size], size)
-    at = sessions.start[session] + (elapsed - first)
-    at = np.where(is_submit, purchases.at[np.maximum(order, 0)], at)
-    at = np.where(is_pay, np.nan_to_num(purchases.paid_at[np.maximum(order, 0)]), at)
-    milli = np.minimum((at * 1000).astype(np.int64) + place, int(time.end * 1000) - 2000 + np.minimum(place, 999))
-    late = rng.random(len(session)) < 0.01
-    wait = np.where(late, rng.uniform(3.6e6, 2.6e8, len(session)), rng.uniform(80, 2500, len(session)))
-    received = np.minimum(milli + wait.astype(np.int64), int(time.end * 1000) - 1)
-    received = np.maximum(received, milli)
-    logged = sessions.logged[session] & (~sessions.login[session] | (place >= 1))
-    campaign = sessions.campaign[session]
-    product = name.is_in(["ProductView", "AddToCart"]).to_numpy()
-    lines_first = np.full(len(purchases), -1)
-    lines_first[purchases.line_order[::-1]] = purchases.line_product[::-1]
-    item = rng.integers(0, len(names.CATEGORIES) * 24, len(session))
-    taste = people.taste[person] * 24 + item % 24
-    item = np.where(rng.random(len(session)) < 0.55, taste, item)
-    bought = lines_first[np.maximum(sessions.order[session], 0)]
-    item = np.where(order_kind & (left <= 4), bought, item)
-    in_wechat = account >= 0
-    authorised = in_wechat & (people.mp_authorised[np.maximum(account, 0)] | (code != 0))
-    tags = pl.Series([entry[0] for entry in names.CHANNELS])
-    campaigns = pl.Series([entry[3] or None for entry in names.CHANNELS])
-    shown = (campaign >= 0) & (place == 0)
-    state = sessions.state[session]
-    scan = (kind == SCAN) & (place == 1)
+    begun = elapsed[np.maximum(np.arange(size) - moments.place, 0)]
+    at = stage.sessions.start[moments.session] + (elapsed - begun)
+    order = np.maximum(moments.order, 0)
+    at = np.where(moments.submit, stage.purchases.at[order], at)
+    at = np.where(moments.pay, np.nan_to_num(stage.purchases.paid_at[order]), at)
+    last = int(stage.end * 1000) - 1
+    milli = np.minimum((at * 1000).astype(np.int64) + moments.place, last - 2000 + np.minimum(moments.place, 999))
+    late = rng.random(size) < 0.01
+    wait = np.where(late, rng.uniform(3.6e6, 2.6e8, size), rng.uniform(80, 2500, size)).astype(np.int64)
+    return milli, np.maximum(np.minimum(milli + wait, last), milli)
+
+
+def _products(rng: np.random.Generator, stage: Stage, moments: Moments) -> Ints:
+    """What is looked at: the bought product before an order, else the favourite category half of the time."""
+    item = rng.integers(0, len(names.CATEGORIES) * 24, len(moments))
+    favourite = stage.people.taste[moments.person] * 24 + item % 24
+    item = np.where(rng.random(len(moments)) < 0.55, favourite, item)
+    bought = stage.first_product[np.maximum(stage.sessions.order[moments.session], 0)]
+    return np.where((moments.kind == ORDER) & (moments.left <= 4), bought, item)
+
+
+def _events(rng: np.random.Generator, stage: Stage, part: Ints, code: int, track_id: int) -> pl.DataFrame:
+    """One row per event of these sessions, with every value a line needs (null = absent)."""
+    moments = _moments(stage, part, code)
+    name = _names(rng, moments)
+    milli, received = _times(rng, stage, moments)
+    item = _products(rng, stage, moments)
+    shows = name.is_in(["ProductView", "AddToCart"]).to_numpy() | (moments.order >= 0)
+    order, size = np.maximum(moments.order, 0), len(moments)
+    amount = np.where(moments.order >= 0, stage.purchases.paid[order] / 100, np.nan)
+    coupon = numbered("CP", (moments.place % 4 + 1) * 10, 4)
     return pl.DataFrame(
         {
-            "track_id": np.arange(track_id, track_id + len(session)),
+            "track_id": np.arange(track_id, track_id + size),
             "name": name,
-            "signup": signup,
-            "profile": profile,
-            "city": pick(profile, gather(pl.Series([item[1] for item in names.PLACES]), people.city[person])),
+            "signup": moments.signup,
             "time": milli,
             "recv": received,
-            "anonymous": gather(devices.anonymous, device),
-            "login": gather(people.member_id, person, logged),
-            "openid": gather(people.openid["mp" if code == 0 else "h5"], account, authorised),
-            "unionid": gather(people.unionid, account, authorised),
-            "phone": gather(people.phones, people.phone_first[person], signup & login_by_phone(people, person)),
-            "email": gather(people.email, person, signup & people.has_email[person]),
-            "hardware": numbered("AD", devices.hardware[device], 9),
-            "session": pl.Series(session).cast(pl.String),
-            "page": words(PAGES, rng.integers(0, len(PAGES), len(session))),
-            "os": words(SYSTEMS, (device * 7 + device // 3) % 4),
-            "product": pick(product | has_order, numbered("SP", item + 1, 4)),
-            "order": gather(orders, order, has_order),
-            "amount": pl.Series(np.where(has_order, purchases.paid[np.maximum(order, 0)] / 100, np.nan)).fill_nan(None),
-            "source": gather(tags, campaign, shown),
-            "medium": gather(pl.Series([entry[2] for entry in names.CHANNELS]), campaign, shown),
-            "campaign": gather(campaigns, campaign, shown),
-            "state": gather(states, state, scan),
-            "coupon": pick(
-                (event == 4) & (name == "CouponReceive").to_numpy(), numbered("CP", (place % 4 + 1) * 10, 4)
-            ),
+            "session": pl.Series(moments.session).cast(pl.String),
+            "page": words(PAGES, rng.integers(0, len(PAGES), size)),
+            "os": words(SYSTEMS, (moments.device * 7 + moments.device // 3) % 4),
+            "product": pick(shows, numbered("SP", item + 1, 4)),
+            "order": gather(stage.orders, moments.order, moments.order >= 0),
+            "amount": pl.Series(amount).fill_nan(None),
+            "state": gather(stage.states, stage.sessions.state[moments.session], moments.scan),
+            "coupon": pick((name == "CouponReceive").to_numpy(), coupon),
+            **_who(stage, moments),
+            **_campaign(stage, moments),
         }
     )
+
+
+def _who(stage: Stage, moments: Moments) -> dict[str, pl.Series]:
+    """The identifiers a line carries, and the login's phone, e-mail and profile."""
+    people, devices, sessions = stage.people, stage.devices, stage.sessions
+    person, account, signup = moments.person, moments.account, moments.signup
+    logged = sessions.logged[moments.session] & (~sessions.login[moments.session] | (moments.place >= 1))
+    authorised = (account >= 0) & (people.mp_authorised[np.maximum(account, 0)] | (moments.code != 0))
+    profile = sessions.login[moments.session] & (moments.place == 2) & (moments.kind == BROWSE) & (moments.code != 3)
+    city = gather(pl.Series([place[1] for place in names.PLACES]), people.city[person])
+    return {
+        "anonymous": gather(devices.anonymous, moments.device),
+        "login": gather(people.member_id, person, logged),
+        "openid": gather(people.openid["mp" if moments.code == 0 else "h5"], account, authorised),
+        "unionid": gather(people.unionid, account, authorised),
+        "phone": gather(people.phones, people.phone_first[person], signup & login_by_phone(people, person)),
+        "email": gather(people.email, person, signup & people.has_email[person]),
+        "hardware": numbered("AD", devices.hardware[moments.device], 9),
+        "profile": pl.Series(profile),
+        "city": pick(profile, city),
+    }
+
+
+def _campaign(stage: Stage, moments: Moments) -> dict[str, pl.Series]:
+    """Where a campaign session came from, on its first event."""
+    campaign = stage.sessions.campaign[moments.session]
+    shown = (campaign >= 0) & (moments.place == 0)
+    return {
+        "source": gather(pl.Series([entry[0] for entry in names.CHANNELS]), campaign, shown),
+        "medium": gather(pl.Series([entry[2] for entry in names.CHANNELS]), campaign, shown),
+        "campaign": gather(pl.Series([entry[3] or None for entry in names.CHANNELS]), campaign, shown),
+    }
 
 
 def _string(key: str, value: str | pl.Expr) -> pl.Expr:

@@ -156,6 +156,7 @@ def _relations(
     listed = np.where(live, relations.account, -1)
     evidence.link("external", listed, "unionid", listed)
     evidence.link("external", listed, "phone", np.where(noted & ~wrong & live, phone, -1))
+    evidence.see("phone", np.where(noted & live, phone, -1))
     nick = gather(full_names(people), person)
     frame = pl.DataFrame(
         {

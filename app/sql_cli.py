@@ -25,7 +25,9 @@ _SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".xlsx": "xlsx",
 
 
 def sql(
-    query: Annotated[str | None, typer.Argument(help="one SELECT; `-` reads it from standard input")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="one SELECT; `-`: from standard input; without: ask one after another")
+    ] = None,
     form: Annotated[
         str | None,
         typer.Option("--format", "-f", help="table, csv, json, xlsx or parquet; default: by --out, else table"),
@@ -39,18 +41,29 @@ def sql(
 ) -> None:
     """Ask the published version with SQL, for example: cdp sql "select count(*) from marts.dim_people"."""
     chosen = _format(form, out)
-    text = sys.stdin.read() if query == "-" else query
-    if not text:
-        raise ConfigError("no query was given", hint='for example: cdp sql "show tables"')
-    result = run_query(
-        home(), text, limit=limit or None, timeout_s=timeout, role=_role(role), purpose=purpose, version=version
-    )
+    place, known_role = home(), _role(role)
+
+    def ask(text: str) -> QueryResult:
+        return run_query(
+            place, text, limit=limit or None, timeout_s=timeout, role=known_role, purpose=purpose, version=version
+        )
+
+    def answer(result: QueryResult) -> None:
+        show(result, chosen)
+        tell(result)
+
+    if query is None and sys.stdin.isatty():
+        from app.sql_repl import loop
+
+        loop(place, version=version, ask=ask, show=answer, suffixes=_SUFFIXES)
+        return
+    result = ask(sys.stdin.read() if query in (None, "-") else query)
     if out:
         save(result, chosen, out)
         errors.print(f"{result.table.num_rows:,} rows → {out}", highlight=False)
+        tell(result)
     else:
-        show(result, chosen)
-    tell(result)
+        answer(result)
 
 
 def show(result: QueryResult, form: Format) -> None:

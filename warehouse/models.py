@@ -270,7 +270,7 @@ def _existing_kind(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
 
 def _comment(con: duckdb.DuckDBPyConnection, model: Model, target: str) -> None:
     kind = "view" if model.materialized == "view" else "table"
-    words = [model.description, model.header.get("description_zh", ""), f"grain: {', '.join(model.grain)}"]
+    words = [model.header.get("description_zh", ""), model.description, f"grain: {', '.join(model.grain)}"]
     text = " | ".join(word for word in words if word)
     con.execute(f"comment on {kind} {target} is {_literal(text)}")
     for column in model.columns:

@@ -8,16 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import polars as pl
 import typer
 from rich.table import Table
 
-from app.context import brand, config, console, home
+from app.context import brand, config, console, home, instant
 from app.scaffold_cli import add
 from cdp.errors import CdpError, ConfigError
 from cdp.streams import SourceCheck
 from connectors import registry
+from connectors.database.connector import DatabaseConnector
 from connectors.marketplaces.connector import Preview, ShopExportConnector
+from connectors.replay import replay as replaying
 from connectors.settings import ShopExportSource, SourcesConfig
 from warehouse.landing import LandingReport, land
 from warehouse.landing_ledger import BatchRecord, LandingLedger
@@ -88,10 +91,16 @@ _COUNTS = ("received", "landed", "duplicates", "rejected", "deleted")
 def pull(
     name: _NAME,
     full: Annotated[bool, typer.Option("--full", help="from the very start; unchanged rows change nothing")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="tables: read again what changed from this date or instant on")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="tables: … and before this one")] = None,
 ) -> None:
     """Pull one source now and land what is new."""
     settings = _settings(name)
     connector, failed = _connector(name), False
+    if since or until:
+        connector = _backfill(name, connector, since, until)
     for stream in registry.source_streams(settings):
         with console.status(f"{name}.{stream.name}"):
             try:
@@ -104,6 +113,31 @@ def pull(
         _told(report)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    name: _NAME,
+    path: Annotated[Path, typer.Argument(help="mended rows: what `rejects --to` wrote", exists=True, dir_okay=False)],
+    stream: Annotated[str | None, typer.Option(help="only this stream; default: every sheet")] = None,
+) -> None:
+    """Land mended rejects by the rules of their source."""
+    settings = _settings(name)
+    declared = {item.name: item for item in registry.source_streams(settings)}
+    chosen = [stream] if stream else [item for item in _sheets(path) or declared if item in declared]
+    if not chosen or any(item not in declared for item in chosen):
+        raise ConfigError(f"{path}: no rows of {name}'s streams", hint=f"streams: {', '.join(declared)}")
+    for item in chosen:
+        connector = replaying(_context(name, settings), path.resolve(), item)
+        _told(land(home(), name, connector, declared[item], now=datetime.now(UTC)))
+
+
+def _sheets(path: Path) -> list[str]:
+    if path.suffix.lower() not in (".xlsx", ".xlsm"):
+        return []
+    import fastexcel
+
+    return list(fastexcel.read_excel(path).sheet_names)
 
 
 @app.command()
@@ -151,6 +185,16 @@ def load(
             _told(land(home(), source, connector, stream, now=datetime.now(UTC)))
 
 
+def _backfill(name: str, connector: Any, since: str | None, until: str | None) -> Any:
+    if not isinstance(connector, DatabaseConnector) or since is None:
+        raise ConfigError(
+            f"{name}: `--since` and `--until` are for tables with a cursor, and `--since` comes first",
+            hint="other sources: `--full` reads everything again",
+        )
+    connector.window = (instant(since), instant(until) if until else None)
+    return connector
+
+
 def _show_preview(path: Path, preview: Preview) -> None:
     console.print(f"{path.name}: {preview.profile.title} (profile `{preview.profile.name}`), {preview.encoding}")
     for name, frame in preview.streams.items():
@@ -182,26 +226,35 @@ def _rejects(name: str) -> pl.DataFrame:
 
 
 def _write_rejects(frame: pl.DataFrame, to: Path) -> None:
-    """One sheet: the row's own cells as columns, then why it was rejected; to be mended and loaded again."""
-    import orjson
+    """A sheet per stream: the row's own cells, then why it was rejected. Lines of a log go to a text file."""
+    if to.suffix.lower() not in (".xlsx", ".xlsm"):
+        to.write_text("".join(f"{line}\n" for line in frame["raw"].unique(maintain_order=True)), encoding="utf-8")
+        return
     import xlsxwriter
 
-    rows: list[dict[str, Any]] = []
-    for row in frame.iter_rows(named=True):
-        try:
-            cells = orjson.loads(row["raw"])
-        except orjson.JSONDecodeError:
-            cells = {"raw": row["raw"]}
-        rows.append((cells if isinstance(cells, dict) else {"raw": row["raw"]}) | {"reject_reason": row["reason"]})
-    names = [*dict.fromkeys(name for row in rows for name in row if name != "reject_reason"), "reject_reason"]
     with xlsxwriter.Workbook(str(to), {"strings_to_numbers": False, "strings_to_formulas": False}) as book:
-        sheet = book.add_worksheet("rejects")
-        sheet.write_row(0, 0, names)
-        for place, row in enumerate(rows, start=1):
-            for column, name in enumerate(names):
-                value = row.get(name)
-                if value is not None:
-                    sheet.write_string(place, column, str(value))
+        for stream in frame["stream"].unique(maintain_order=True) if "stream" in frame.columns else [None]:
+            part = frame if stream is None else frame.filter(pl.col("stream") == stream)
+            _write_sheet(book.add_worksheet(stream or "rejects"), part.unique("raw", maintain_order=True))
+
+
+def _write_sheet(sheet: Any, frame: pl.DataFrame) -> None:
+    rows = [_cells(raw) | {"reject_reason": reason} for raw, reason in frame.select("raw", "reason").iter_rows()]
+    names = [*dict.fromkeys(name for row in rows for name in row if name != "reject_reason"), "reject_reason"]
+    sheet.write_row(0, 0, names)
+    for place, row in enumerate(rows, start=1):
+        for column, name in enumerate(names):
+            if row.get(name) is not None:
+                sheet.write_string(place, column, str(row[name]))
+
+
+def _cells(raw: str) -> dict[str, Any]:
+    """A rejected row's own cells where it was a row, else the text as it came."""
+    try:
+        cells = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {"raw": raw}
+    return cells if isinstance(cells, dict) else {"raw": raw}
 
 
 def _config() -> SourcesConfig:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -57,10 +59,19 @@ class _Place:
 
 
 class DatabaseConnector:
-    """A database whose tables are mapped onto canonical streams."""
+    """A database whose tables are mapped onto canonical streams.
 
-    def __init__(self, context: SourceContext, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.context, self.sleep = context, sleep
+    *window*: read the rows changed between two instants again and leave the saved place alone (backfill).
+    """
+
+    def __init__(
+        self,
+        context: SourceContext,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        window: tuple[datetime, datetime | None] | None = None,
+    ) -> None:
+        self.context, self.sleep, self.window = context, sleep, window
         self._open: Any = None
 
     def streams(self) -> tuple[Stream, ...]:
@@ -77,6 +88,8 @@ class DatabaseConnector:
                 yield from self._full(plan, state)
             else:
                 state = yield from self._changed(plan, state)
+                if self.window:
+                    return
                 yield from self._without_cursor(plan, state)
             if mapping.deletes and stream.mode != "snapshot":
                 yield from self._keys(plan, state)
@@ -87,7 +100,7 @@ class DatabaseConnector:
         """Every row, by key. Interrupted, it goes on behind the last key."""
         place = _Place(None, tuple(state["key"])) if state.get("key") else None
         snapshot = plan.stream.mode == "snapshot"
-        for names, rows, last in self._pages(plan, place, where="", by_cursor=False):
+        for names, rows, last in self._pages(plan, place, by_cursor=False):
             following = {} if last else {"key": _plain(_values(names, rows[-1], plan.key))}
             yield self._batch(plan, names, rows, following, complete=last and snapshot)
 
@@ -95,24 +108,23 @@ class DatabaseConnector:
         """Rows behind the saved (cursor, key), up to the source's clock less the lag; returns the state reached."""
         cursor = plan.mapping.cursor
         place = _Place(state["cursor"], tuple(state["key"])) if state.get("cursor") is not None else None
-        bound = self._bound(plan)
-        where = "" if bound is None else f"{self._quote(str(cursor))} < {_MARK}"
-        for names, rows, _ in self._pages(plan, place, where=where, bound=bound, by_cursor=True):
-            if rows:
+        place = None if self.window else place
+        for names, rows, _ in self._pages(plan, place, where=self._bounds(plan), by_cursor=True):
+            if rows and not self.window:
                 reached = _plain(_values(names, rows[-1], (str(cursor), *plan.key)))
                 state = {"cursor": _BEFORE_ALL if reached[0] is None else reached[0], "key": reached[1:]}
             yield self._batch(plan, names, rows, state)
         return state
 
     def _without_cursor(self, plan: _Plan, state: Mapping[str, Any]) -> Iterator[Batch]:
-        where = f"{self._quote(str(plan.mapping.cursor))} is null"
-        for names, rows, _ in self._pages(plan, None, where=where, by_cursor=False):
+        where = (f"{self._quote(str(plan.mapping.cursor))} is null", None)
+        for names, rows, _ in self._pages(plan, None, where=[where], by_cursor=False):
             if rows:
                 yield self._batch(plan, names, rows, state)
 
     def _keys(self, plan: _Plan, state: Mapping[str, Any]) -> Iterator[Batch]:
         """The keys that exist now. The last page says that it is the last, and only then is anything deleted."""
-        for names, rows, last in self._pages(plan, None, where="", by_cursor=False, only_keys=True):
+        for names, rows, last in self._pages(plan, None, by_cursor=False, only_keys=True):
             frame = _frame(names, rows)
             mapped = apply(
                 frame, plan.stream, plan.mapping, timezone=self.context.timezone, only=plan.stream.key
@@ -135,15 +147,14 @@ class DatabaseConnector:
         plan: _Plan,
         place: _Place | None,
         *,
-        where: str,
+        where: Sequence[tuple[str, Any]] = (),
         by_cursor: bool,
-        bound: Any = None,
         only_keys: bool = False,
     ) -> Iterator[tuple[list[str], list[Row], bool]]:
         """(column names, rows, whether it is the last page); the last page may be empty."""
         size = plan.mapping.page
         while True:
-            sql, parameters = self._query(plan, place, where, bound, by_cursor=by_cursor, only_keys=only_keys)
+            sql, parameters = self._query(plan, place, where, by_cursor=by_cursor, only_keys=only_keys)
             names, rows = self._rows(f"{sql} limit {size}", parameters)
             yield names, rows, len(rows) < size
             if len(rows) < size:
@@ -153,10 +164,16 @@ class DatabaseConnector:
             place = _Place(_BEFORE_ALL if by_cursor and cursor is None else cursor, key)
 
     def _query(
-        self, plan: _Plan, place: _Place | None, where: str, bound: Any, *, by_cursor: bool, only_keys: bool
+        self,
+        plan: _Plan,
+        place: _Place | None,
+        where: Sequence[tuple[str, Any]],
+        *,
+        by_cursor: bool,
+        only_keys: bool,
     ) -> tuple[str, list[Any]]:
         key = [self._quote(name) for name in plan.key]
-        conditions, parameters = ([where] if where else []), ([bound] if bound is not None else [])
+        conditions, parameters = [text for text, _ in where], [value for _, value in where if value is not None]
         order = list(key)
         if by_cursor:
             order.insert(0, self._quote(str(plan.mapping.cursor)))
@@ -170,11 +187,23 @@ class DatabaseConnector:
         filtered = f" where {' and '.join(conditions)}" if conditions else ""
         return f"select {columns} from {plan.origin}{filtered} order by {', '.join(order)}", parameters
 
-    def _bound(self, plan: _Plan) -> Any:
-        """The end of the window, None for cursors that are no times (sequences) and for empty tables."""
+    def _bounds(self, plan: _Plan) -> list[tuple[str, Any]]:
+        """The window as (comparison, value): it ends at the source's clock less the lag, or is the one to fill again.
+
+        Cursors that are no times (sequences) have no clock to end at.
+        """
         column = self._quote(str(plan.mapping.cursor))
         latest = self._rows(f"select max({column}) from {plan.origin}", [])[1][0][0]
-        return self._retrying(lambda opened: opened.now(latest, duration(self.context.settings.lag)))
+        since, until = self.window or (None, None)
+        lag = duration(self.context.settings.lag)
+        bounds = []
+        for sign, moment in ((">=", since), ("<", until or self._retrying(lambda opened: opened.now()) - lag)):
+            value = None if moment is None else self._retrying(partial(_instant, latest, moment))
+            if value is not None:
+                bounds.append((f"{column} {sign} {_MARK}", value))
+        if self.window and not bounds and latest is not None:
+            raise ConfigError(f"{self.context.name}.{plan.stream.name}: cursor {column} is no time to go by")
+        return bounds
 
     def _plan(self, stream: Stream, mapping: TableStream) -> _Plan:
         if mapping.table is not None:
@@ -263,6 +292,10 @@ class DatabaseConnector:
         mapped = apply(_frame(names, rows), stream, mapping, timezone=self.context.timezone)
         told = f"{len(rows)} rows read, {len(mapped.rejects)} do not fit; key {', '.join(plan.key)}"
         return mapped.frame, told
+
+
+def _instant(like: Any, moment: datetime, opened: Session) -> Any:
+    return opened.instant(like, moment)
 
 
 def _marked(sql: str, mark: str, parameters: Sequence[Any]) -> str:

@@ -34,8 +34,11 @@ class Session(Protocol):
 
     def quote(self, name: str) -> str: ...
 
-    def now(self, like: Any, lag: timedelta) -> Any:
-        """The source's own clock less *lag*, as a value comparable with *like*; None where *like* is no time."""
+    def now(self) -> datetime:
+        """The source's own clock, UTC; ours where it has none."""
+
+    def instant(self, like: Any, moment: datetime) -> Any:
+        """*moment* as a value comparable with the cursor value *like*; None where *like* is no time."""
 
     def close(self) -> None: ...
 
@@ -97,13 +100,16 @@ class _Sqlite:
     def quote(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
 
-    def now(self, like: Any, lag: timedelta) -> Any:
-        """SQLite has no clock of its own: ours, written as the column writes its times."""
+    def now(self) -> datetime:
+        return self.now_utc
+
+    def instant(self, like: Any, moment: datetime) -> Any:
+        """SQLite keeps times as text: written as the column writes them."""
         if not isinstance(like, str) or len(like) < 10 or like[4:5] not in "-/":
             return None
         zone = UTC if like.endswith(("Z", "+00:00")) else ZoneInfo(self.zone)
         separator = "T" if like[10:11] == "T" else " "
-        return (self.now_utc - lag).astimezone(zone).strftime(f"%Y-%m-%d{separator}%H:%M:%S")
+        return moment.astimezone(zone).strftime(f"%Y{like[4]}%m{like[4]}%d{separator}%H:%M:%S")
 
     def close(self) -> None:
         self.connection.close()
@@ -141,12 +147,12 @@ class _Postgres:
     def quote(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
 
-    def now(self, like: Any, lag: timedelta) -> Any:
-        """Columns without a zone hold wall time of the source's zone, whatever the server's own zone is."""
-        if not isinstance(like, datetime):
-            return None
-        instant: datetime = self.rows("select now() - make_interval(secs => %s)", [lag.total_seconds()])[1][0][0]
-        return instant if like.tzinfo else instant.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+    def now(self) -> datetime:
+        clock: datetime = self.rows("select now()")[1][0][0]
+        return clock
+
+    def instant(self, like: Any, moment: datetime) -> Any:
+        return _like(like, moment, self.zone)
 
     def close(self) -> None:
         self.connection.close()
@@ -175,7 +181,7 @@ class _Mysql:
         def day(text: str) -> Any:
             return None if text.startswith(_ZERO_DATE) else convert_date(text)
 
-        readers = {FIELD_TYPE.DATETIME: wall_time, FIELD_TYPE.TIMESTAMP: instant, FIELD_TYPE.DATE: day}
+        readers: dict[int, Any] = {FIELD_TYPE.DATETIME: wall_time, FIELD_TYPE.TIMESTAMP: instant, FIELD_TYPE.DATE: day}
         settings: ServerDatabase = context.settings
         self.errors, self.zone = pymysql, context.timezone
         with _connecting(context, pymysql.err.OperationalError, _mysql_refusal):
@@ -189,8 +195,7 @@ class _Mysql:
                 charset="utf8mb4",
                 autocommit=True,
                 ssl={"check_hostname": False} if settings.ssl else None,
-                conv=conversions
-                | {FIELD_TYPE.DATETIME: wall_time, FIELD_TYPE.TIMESTAMP: instant, FIELD_TYPE.DATE: day},
+                conv=conversions | readers,
             )
         with _told(pymysql.Error, pymysql.err.OperationalError):
             self.connection.cursor().execute("set session transaction read only")
@@ -207,19 +212,23 @@ class _Mysql:
     def quote(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"
 
-    def now(self, like: Any, lag: timedelta) -> Any:
-        """DATETIME columns hold wall time of the source's zone; TIMESTAMP columns are instants."""
-        if not isinstance(like, datetime):
-            return None
-        seconds = int(lag.total_seconds())
-        clock: datetime = self.rows("select utc_timestamp(6) - interval %s second", [seconds])[1][0][0]
-        if like.tzinfo:
-            return clock.replace(tzinfo=UTC)
-        return clock.replace(tzinfo=UTC).astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+    def now(self) -> datetime:
+        clock: datetime = self.rows("select utc_timestamp(6)")[1][0][0]
+        return clock.replace(tzinfo=UTC)
+
+    def instant(self, like: Any, moment: datetime) -> Any:
+        return _like(like, moment, self.zone)
 
     def close(self) -> None:
         with _quietly(self.errors.Error):
             self.connection.close()
+
+
+def _like(like: Any, moment: datetime, zone: str) -> Any:
+    """Columns with a zone hold instants; those without hold wall time of the source's zone, not of the server's."""
+    if not isinstance(like, datetime):
+        return None
+    return moment if like.tzinfo else moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
 
 
 def _mysql_parameter(value: Any) -> Any:

@@ -36,7 +36,8 @@ def test_thinkingdata_lines_land_once_by_uuid_or_by_content(tmp_path: Path) -> N
     report = brand.land("ta")["records"]
     assert (report.landed, report.duplicates, report.rejected) == (2, 4, 1)
     rows = brand.sql(
-        "select record_key, type, event_name, time, account_id, distinct_id from raw.thinkingdata__records order by time"
+        "select record_key, type, event_name, time, account_id, distinct_id"
+        " from raw.thinkingdata__records order by time"
     )
     assert rows[0] == (track["#uuid"], "track", "pay", "2026-01-01 10:00:00.123", "M1", "a1")
     assert len(rows[1][0]) == 16, "without an id of its own a line is known by its hash"
@@ -60,7 +61,8 @@ def test_chat_lines_become_events_of_the_customer(tmp_path: Path) -> None:
     report = brand.land("chat")["events"]
     assert (report.landed, report.duplicates, report.rejected) == (5, 1, 3)
     rows = brand.sql(
-        "select event_id, event_name, event_at::text, session_id, identifiers[1].value, identifiers[1].scope, properties"
+        "select event_id, event_name, event_at::text, session_id, identifiers[1].value, identifiers[1].scope,"
+        " properties"
         " from raw.canonical__events order by event_id"
     )
     assert [row[:6] for row in rows] == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
@@ -18,6 +18,7 @@ from cdp.identity.graph import (
     Assertions,
     Bools,
     Ints,
+    Links,
     Nodes,
     Resolution,
     Rows,
@@ -271,6 +272,16 @@ def store_graph(
     _store_components(con, outcome, ids, loaded)
     _store_edges(con, outcome, ids)
     _store_decisions(con, outcome, ids, loaded, table)
+
+
+def without_evidence(loaded: Loaded, outcome: Resolution) -> tuple[Loaded, Resolution]:
+    """The same without the arrays as long as the evidence: half a gigabyte at ten million rows, not needed any more."""
+    none = np.empty(0, dtype=np.int64)
+    small = none.astype(np.int32)
+    tiny = none.astype(np.int8)
+    rows = Rows(none, tiny, tiny, none, none, small, small, none.astype(np.float32), none, np.zeros(1, np.int64), small)
+    links = Links(small, small, small, small, small, tiny)
+    return replace(loaded, rows=rows), replace(outcome, links=links)
 
 
 def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, loaded: Loaded) -> None:

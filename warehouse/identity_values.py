@@ -180,20 +180,7 @@ def _read_values(
     con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run: int, as_of: datetime, bars_changed: bool
 ) -> tuple[int, int]:
     """Temp table `fresh(value_hash, type, scope, value)` into dictionary and rejects."""
-    frame = pl.DataFrame(con.sql("from fresh").to_arrow_table())
-    read = normalise(frame, rules, today=as_of.date())
-    rejected = read.filter(pl.col("reason").is_not_null())
-    read = read.filter(pl.col("reason").is_null())
-    con.register("values_rejected", rejected.to_arrow())
-    con.execute(
-        f"insert into identity.rejects select value_hash, type, scope, value, reason, {run} from values_rejected"
-    )
-    con.register("values_read", read.to_arrow())
-    con.execute("""create or replace temp table reading as
-        select *, hash(out_type, out_scope, value_norm) as node_hash from values_read""")
-    for name in ("values_rejected", "values_read"):
-        con.unregister(name)
-    con.execute("drop table fresh")
+    rejected = _normalised(con, rules, run=run, as_of=as_of)
     before = con.execute("select coalesce(max(node_id), 0), count(*) from identity.node").fetchall()[0]
     con.execute(f"""
         insert into identity.node
@@ -218,7 +205,31 @@ def _read_values(
             where node.node_id = read.node_id and node.barred is distinct from read.barred""")
     con.execute("drop table reading")
     con.execute("drop table meaning")
-    return _count(con, "identity.node") - int(before[1]), rejected.height
+    return _count(con, "identity.node") - int(before[1]), rejected
+
+
+VALUES_AT_ONCE = 500_000  # texts in Python at one time: about 300 MB
+
+
+def _normalised(con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run: int, as_of: datetime) -> int:
+    """Read `fresh` part by part into temp table `reading`, the rest into rejects; returns how many were rejected."""
+    con.execute("""create or replace temp table reading (value_hash ubigint, type text, scope text, value text,
+        out_type text, out_scope text, value_norm text, barred text, node_hash ubigint)""")
+    parts = _count(con, "fresh") // VALUES_AT_ONCE + 1
+    rejected = 0
+    for part in range(parts):
+        frame = pl.DataFrame(con.sql(f"from fresh where value_hash % {parts} = {part}").to_arrow_table())
+        con.register("values_read", normalise(frame, rules, today=as_of.date()).to_arrow())
+        con.execute("""insert into reading
+            select value_hash, type, scope, value, out_type, out_scope, value_norm, barred,
+                hash(out_type, out_scope, value_norm)
+            from values_read where reason is null""")
+        con.execute(f"""insert into identity.rejects
+            select value_hash, type, scope, value, reason, {run} from values_read where reason is not null""")
+        rejected += int(con.execute("select count(*) from values_read where reason is not null").fetchall()[0][0])
+        con.unregister("values_read")
+    con.execute("drop table fresh")
+    return rejected
 
 
 def _no_collision(count: int) -> None:

@@ -256,21 +256,42 @@ class WeComClient:
 
     def group_chats(self, owners: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         """`{chat_id, status}` of every customer group; of *owners* (up to 100) when given."""
-        cursor = ""
-        while True:
-            body: dict[str, Any] = {"status_filter": 0, "cursor": cursor, "limit": 1000}
-            if owners:
-                body["owner_filter"] = {"userid_list": list(owners)}
-            reply = self.call("POST", "externalcontact/groupchat/list", body=body)
-            yield from reply.get("group_chat_list") or []
-            cursor = str(reply.get("next_cursor") or "")
-            if not cursor:
-                return
+        body: dict[str, Any] = {"status_filter": 0, "limit": 1000}
+        if owners:
+            body["owner_filter"] = {"userid_list": list(owners)}
+        yield from self._listed("externalcontact/groupchat/list", body, "group_chat_list")
 
     def group_chat(self, chat_id: str) -> dict[str, Any]:
         """One customer group with all members."""
         reply = self.call("POST", "externalcontact/groupchat/get", body={"chat_id": chat_id, "need_name": 1})
         return dict(reply.get("group_chat") or {})
+
+    def contact_ways(self, since: int, until: int) -> Iterator[dict[str, Any]]:
+        """Contact ways made through the API between two Unix seconds, each read whole."""
+        body: dict[str, Any] = {"start_time": since, "end_time": until, "limit": 1000}
+        for entry in self._listed("externalcontact/list_contact_way", body, "contact_way"):
+            reply = self.call("POST", "externalcontact/get_contact_way", body={"config_id": entry["config_id"]})
+            yield dict(reply.get("contact_way") or {})
+
+    def acquisition_links(self) -> Iterator[dict[str, Any]]:
+        """Acquisition links, each as WeCom gives it: `link` and `range`."""
+        for link_id in self._listed("externalcontact/customer_acquisition/list_link", {"limit": 100}, "link_id_list"):
+            yield self.call("POST", "externalcontact/customer_acquisition/get", body={"link_id": link_id})
+
+    def behavior(self, userid: str, since: int, until: int) -> list[dict[str, Any]]:
+        """One employee's days between two Unix seconds, at most 30 days apart and not before 180 days ago."""
+        body = {"userid": [userid], "start_time": since, "end_time": until}
+        return list(self.call("POST", "externalcontact/get_user_behavior_data", body=body).get("behavior_data") or [])
+
+    def _listed(self, path: str, body: Mapping[str, Any], name: str) -> Iterator[Any]:
+        """The items of a cursor list."""
+        cursor = ""
+        while True:
+            reply = self.call("POST", path, body={**body, "cursor": cursor})
+            yield from reply.get(name) or []
+            cursor = str(reply.get("next_cursor") or "")
+            if not cursor:
+                return
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

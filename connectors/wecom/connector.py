@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import polars as pl
 
+from cdp.config import nearest
 from cdp.errors import CdpError, ConfigError
 from cdp.streams import Batch, SourceCheck, Stream
 from connectors.wecom import parse, streams
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from connectors.settings import WeComSource
 
 ROWS_PER_BATCH = 20_000
+CUSTOMERS_PER_BATCH = 5_000
+DAY_S = 86_400
+API_CONTACT_WAYS_SINCE = 1_625_846_400  # 2021-07-10: WeCom lists contact ways made through the API since then
 CALLBACKS_FOLDER = Path("data", "collected", "wecom_callbacks")  # in the home; the collector writes there
 MASKED = ("unionid", "name", "avatar", "remark", "description", "remark_mobiles")
 
@@ -30,7 +35,20 @@ MASKED = ("unionid", "name", "avatar", "remark", "description", "remark_mobiles"
 def build(context: SourceContext) -> WeComConnector:
     """The connector of a configured source. Raises `ConfigError` when its secret is not set; connects to nothing."""
     client = client_of(context.settings, root=context.root, environment=context.environment, where=context.name)
-    return WeComConnector(client, only=context.settings.streams, callbacks=context.root / CALLBACKS_FOLDER)
+    return WeComConnector(
+        client, now=context.now, chosen=streams_of(context.settings), callbacks=context.root / CALLBACKS_FOLDER
+    )
+
+
+def streams_of(settings: WeComSource) -> tuple[Stream, ...]:
+    """The streams a configured source gives: those it names, else the usual ones. Raises `ConfigError`."""
+    if settings.streams is None:
+        return streams.DEFAULT
+    known = {stream.name: stream for stream in streams.STREAMS}
+    for name in settings.streams:
+        if name not in known:
+            raise ConfigError(f"a WeCom source has no stream `{name}`{nearest(name, list(known))}")
+    return tuple(stream for stream in streams.STREAMS if stream.name in settings.streams)
 
 
 def client_of(
@@ -76,14 +94,20 @@ class WeComConnector:
     """
 
     def __init__(
-        self, client: WeComClient, *, only: Sequence[str] | None = None, callbacks: Path = CALLBACKS_FOLDER
+        self,
+        client: WeComClient,
+        *,
+        now: datetime,
+        chosen: Sequence[Stream] = streams.DEFAULT,
+        callbacks: Path = CALLBACKS_FOLDER,
     ) -> None:
         self._client = client
+        self._now = now
+        self._streams = tuple(chosen)
         self._callbacks = callbacks
-        self._only = None if only is None else set(only)
 
     def streams(self) -> tuple[Stream, ...]:
-        return tuple(stream for stream in streams.STREAMS if self._only is None or stream.name in self._only)
+        return self._streams
 
     def pull(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
         """Batches of *stream*; the last one of a clean pull is complete. Raises `WeComError`."""
@@ -91,6 +115,10 @@ class WeComConnector:
             yield from self._relations(stream, state)
         elif stream.name == CALLBACKS_STREAM.name:
             yield from read_callbacks(self._callbacks, self._client.corpid, state)
+        elif stream.name == streams.STAFF_BEHAVIOR.name:
+            yield from self._staff_behavior(stream, state)
+        elif stream.name == streams.CUSTOMER_TAGS.name:
+            yield from self._customer_tags(stream)
         else:
             yield getattr(self, f"_{stream.name}")(stream)
 
@@ -163,6 +191,46 @@ class WeComConnector:
         return parse.batch(
             stream, members, lambda pair: parse.group_member_row(pair[0], pair[1], corpid), complete=True
         )
+
+    def _contact_ways(self, stream: Stream) -> Batch:
+        corpid, until = self._client.corpid, int(self._now.timestamp())
+        ways = self._client.contact_ways(API_CONTACT_WAYS_SINCE, until)
+        return parse.batch(stream, ways, lambda way: parse.contact_way_row(way, corpid), complete=True)
+
+    def _acquisition_links(self, stream: Stream) -> Batch:
+        corpid = self._client.corpid
+        links = self._client.acquisition_links()
+        return parse.batch(stream, links, lambda link: parse.acquisition_link_row(link, corpid), complete=True)
+
+    def _staff_behavior(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
+        """Days from two before the last one read (figures settle late), at first from 30 days ago, in windows of 30."""
+        until = int(self._now.timestamp()) // DAY_S * DAY_S
+        first = max(int(state.get("until", until - 30 * DAY_S)) - 2 * DAY_S, until - 179 * DAY_S)
+        corpid, staff = self._client.corpid, self._client.follow_users()
+        for since in range(first, until, 30 * DAY_S):
+            end = min(since + 30 * DAY_S, until)
+            days = [(day, userid) for userid in staff for day in self._client.behavior(userid, since, end - 1)]
+            yield parse.batch(
+                stream, days, lambda pair: parse.behavior_row(pair[0], pair[1], corpid), state={"until": end}
+            )
+
+    def _customer_tags(self, stream: Stream) -> Iterator[Batch]:
+        corpid = self._client.corpid
+        rows = self._client.relations(self._client.follow_users())
+        customers = sorted({row["external_contact"]["external_userid"] for row in rows})
+        for start in range(0, len(customers), CUSTOMERS_PER_BATCH):
+            part = customers[start : start + CUSTOMERS_PER_BATCH]
+            tags = [row for customer in part for row in self._tags_of(customer, corpid)]
+            yield parse.batch(stream, tags, lambda row: row, complete=start + CUSTOMERS_PER_BATCH >= len(customers))
+
+    def _tags_of(self, customer: str, corpid: str) -> list[parse.Row]:
+        """The tags of one customer; of one who has gone meanwhile, none."""
+        try:
+            return parse.customer_tag_rows(self._client.contact(customer), corpid)
+        except WeComError as error:
+            if error.kind != "DROP":
+                raise
+            return []
 
     def _relations(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
         staff = self._client.follow_users()

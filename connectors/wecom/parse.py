@@ -131,6 +131,68 @@ def group_member_row(member: Mapping[str, Any], chat_id: str, corpid: str) -> Ro
     }
 
 
+def contact_way_row(way: Mapping[str, Any], corpid: str) -> Row:
+    """One contact way."""
+    return {
+        "config_id": _id(way, "config_id"),
+        "corpid": corpid,
+        "type": integer(way.get("type")),
+        "scene": integer(way.get("scene")),
+        "remark": text(way.get("remark")),
+        "state": text(way.get("state")),
+        "skip_verify": way.get("skip_verify"),
+        "users": json.dumps(way.get("user") or []),
+        "is_temp": way.get("is_temp"),
+    }
+
+
+def acquisition_link_row(reply: Mapping[str, Any], corpid: str) -> Row:
+    """One acquisition link: the reply's `link` and `range`."""
+    link: Mapping[str, Any] = reply.get("link") or {}
+    return {
+        "link_id": _id(link, "link_id"),
+        "corpid": corpid,
+        "name": text(link.get("link_name")),
+        "url": text(link.get("url")),
+        "users": json.dumps((reply.get("range") or {}).get("user_list") or []),
+        "created_at": instant(link.get("create_time")),
+    }
+
+
+def behavior_row(day: Mapping[str, Any], userid: str, corpid: str) -> Row:
+    """One employee's day."""
+    return {
+        "userid": userid,
+        "corpid": corpid,
+        "stat_at": instant(_id(day, "stat_time")),
+        "chat_count": integer(day.get("chat_cnt")),
+        "message_count": integer(day.get("message_cnt")),
+        "reply_percentage": day.get("reply_percentage"),
+        "reply_minutes": integer(day.get("avg_reply_time")),
+        "negative_feedback_count": integer(day.get("negative_feedback_cnt")),
+        "new_apply_count": integer(day.get("new_apply_cnt")),
+        "new_contact_count": integer(day.get("new_contact_cnt")),
+    }
+
+
+def customer_tag_rows(contact: Mapping[str, Any], corpid: str) -> list[Row]:
+    """Every tag of every pair of one customer, as `get` tells it."""
+    customer = _id(contact.get("external_contact") or {}, "external_userid")
+    return [
+        {
+            "userid": _id(follow, "userid"),
+            "external_userid": customer,
+            "corpid": corpid,
+            "type": integer(tag.get("type")),
+            "tag_id": str(tag.get("tag_id") or ""),
+            "tag_name": str(tag.get("tag_name") or ""),
+            "group_name": text(tag.get("group_name")),
+        }
+        for follow in contact.get("follow_user") or ()
+        for tag in follow.get("tags") or ()
+    ]
+
+
 def batch(
     stream: Stream,
     items: Iterable[Any],

@@ -94,4 +94,68 @@ GROUP_MEMBERS = _stream(
     Column("name", sensitivity="personal"),
 )
 
-STREAMS: tuple[Stream, ...] = (STAFF, RELATIONS, TAGS, GROUP_CHATS, GROUP_MEMBERS, CALLBACKS_STREAM)
+CONTACT_WAYS = _stream(
+    "contact_ways",
+    ("corpid", "config_id"),
+    "One row per contact way (活码) made through the API.",
+    Column("config_id", required=True),
+    Column("corpid", required=True),
+    Column("type", "int", description="1 one employee, 2 several"),
+    Column("scene", "int", description="1 mini program, 2 QR code"),
+    Column("remark"),
+    Column("state", description="channel parameter that relations made by it carry"),
+    Column("skip_verify", "bool"),
+    Column("users", "json", description="userids it leads to"),
+    Column("is_temp", "bool"),
+)
+
+ACQUISITION_LINKS = _stream(
+    "acquisition_links",
+    ("corpid", "link_id"),
+    "One row per acquisition link (获客链接).",
+    Column("link_id", required=True),
+    Column("corpid", required=True),
+    Column("name"),
+    Column("url"),
+    Column("users", "json"),
+    Column("created_at", "timestamp"),
+)
+
+STAFF_BEHAVIOR = Stream(
+    family=FAMILY,
+    name="staff_behavior",
+    key=("corpid", "userid", "stat_at"),
+    mode="versioned",
+    description="One row per employee and day: how they talked to customers. A day is read again on the next two.",
+    columns=(
+        Column("userid", required=True),
+        Column("corpid", required=True),
+        Column("stat_at", "timestamp", required=True, description="start of the day"),
+        Column("chat_count", "int"),
+        Column("message_count", "int"),
+        Column("reply_percentage", "float", description="empty without chats"),
+        Column("reply_minutes", "int", description="mean time to the first reply; empty without chats"),
+        Column("negative_feedback_count", "int", description="customers who deleted or blocked the employee"),
+        Column("new_apply_count", "int"),
+        Column("new_contact_count", "int"),
+    ),
+)
+
+CUSTOMER_TAGS = _stream(
+    "customer_tags",
+    ("corpid", "userid", "external_userid", "type", "tag_id", "tag_name"),
+    "One row per tag on a pair, personal (个人) and strategy (规则组) ones too. Takes one call per customer.",
+    Column("userid", required=True),
+    Column("external_userid", required=True),
+    Column("corpid", required=True),
+    Column("type", "int", description="1 corp, 2 personal, 3 strategy"),
+    Column("tag_id", description="empty for personal tags: they have none"),
+    Column("tag_name"),
+    Column("group_name"),
+)
+
+# Pulled unless a source says otherwise.
+DEFAULT: tuple[Stream, ...] = (STAFF, RELATIONS, TAGS, GROUP_CHATS, GROUP_MEMBERS, CALLBACKS_STREAM)
+# Pulled where a source's `streams` names them: they need further rights, or many calls.
+OPTIONAL: tuple[Stream, ...] = (CONTACT_WAYS, ACQUISITION_LINKS, STAFF_BEHAVIOR, CUSTOMER_TAGS)
+STREAMS: tuple[Stream, ...] = DEFAULT + OPTIONAL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdp.errors import ConfigError
 from cdp.streams import POLARS_TYPES
+from connectors.settings import WeComSource
 from connectors.wecom import connector as module
 from connectors.wecom import parse, streams
 from connectors.wecom.client import Limits, WeComClient
@@ -19,6 +22,7 @@ from connectors.wecom.connector import WeComConnector
 from sandbox.server import RunningServer, start
 from tests.sync.world import CORPID, SECRET, seed_corp
 
+NOW = datetime.now(UTC) + timedelta(hours=1)
 PAIRS = [(f"s{n % 7}", f"wm{n:04d}") for n in range(450)] + [("s0", "wm0001"), ("s1", "wm0000")]
 
 
@@ -35,7 +39,7 @@ def source(server: RunningServer) -> Iterator[WeComConnector]:
     server.admin("DELETE", "faults")
     limits = Limits(calls_per_second=2000.0, window_s=0.1)
     with WeComClient(server.base_url, CORPID, SECRET, limits=limits) as client:
-        yield WeComConnector(client)
+        yield WeComConnector(client, now=NOW, chosen=streams.STREAMS)
 
 
 def pairs(frames: list[pl.DataFrame]) -> set[tuple[str, str]]:
@@ -84,7 +88,7 @@ def test_faults_while_reading_lose_nothing(server: RunningServer, rule: dict[str
     server.admin("POST", "faults", {"path": "externalcontact/batch/get_by_user", **rule})
     limits = Limits(calls_per_second=2000.0, window_s=0.1, attempts=10)
     with WeComClient(server.base_url, CORPID, SECRET, limits=limits, sleep=lambda _: None) as client:
-        assert pairs([batch.frame for batch in pull(WeComConnector(client), "relations")]) == set(PAIRS)
+        assert pairs([batch.frame for batch in pull(WeComConnector(client, now=NOW), "relations")]) == set(PAIRS)
 
 
 def test_short_pages_and_text_genders_are_accepted(server: RunningServer, source: WeComConnector) -> None:
@@ -109,6 +113,32 @@ def test_staff_tags_and_groups(source: WeComConnector, server: RunningServer) ->
     assert pull(source, "group_members")[0].complete
 
 
+def test_contact_ways_links_behaviour_and_all_kinds_of_tags(source: WeComConnector, server: RunningServer) -> None:
+    way = {"type": 2, "scene": 2, "state": "store01", "remark": "柜台", "user": ["s0", "s1"]}
+    made = source._client.call("POST", "externalcontact/add_contact_way", body=way)
+    ways = pull(source, "contact_ways")[0].frame
+    assert ways.select("config_id", "state", "users").rows() == [(made["config_id"], "store01", '["s0", "s1"]')]
+    assert pull(source, "acquisition_links")[0].frame.is_empty()
+    days = pull(source, "staff_behavior")
+    assert days[-1].state["until"] <= NOW.timestamp()
+    assert len(pull(source, "staff_behavior", dict(days[-1].state))) == 1
+    server.admin(
+        "POST", "hand", {"do": "personal_tags", "userid": "s0", "external_userid": "wm0000", "tags": ["爱喝茶"]}
+    )
+    found = pl.concat([batch.frame for batch in pull(source, "customer_tags")])
+    personal = found.filter(pl.col("type") == 2)
+    assert personal.select("userid", "external_userid", "tag_name", "tag_id").rows() == [("s0", "wm0000", "爱喝茶", "")]
+
+
+def test_a_source_gives_the_streams_it_names() -> None:
+    settings = {"connector": "wecom", "corpid": CORPID, "secret": "env:X"}
+    assert module.streams_of(WeComSource.model_validate(settings)) == streams.DEFAULT
+    chosen = WeComSource.model_validate(settings | {"streams": ["contact_ways", "staff"]})
+    assert [stream.name for stream in module.streams_of(chosen)] == ["staff", "contact_ways"]
+    with pytest.raises(ConfigError, match="did you mean `contact_ways`"):
+        module.streams_of(WeComSource.model_validate(settings | {"streams": ["contact_way"]}))
+
+
 def test_checking_shows_steps_and_masks_people(source: WeComConnector) -> None:
     check = source.check()
     assert check.ok
@@ -116,7 +146,7 @@ def test_checking_shows_steps_and_masks_people(source: WeComConnector) -> None:
     assert check.sample is not None
     assert set(check.sample["name"].to_list()) == {"***"}
     with WeComClient(str(source._client._http.base_url), CORPID, "wrong", limits=Limits(attempts=1)) as client:
-        failed = WeComConnector(client).check()
+        failed = WeComConnector(client, now=NOW).check()
     assert not failed.ok
     assert "check the app's secret" in failed.steps[-1][2]
 

@@ -35,91 +35,123 @@ def product_tables(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> 
 def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, until: str, name: str) -> None:
     """Temp table *name*: up to `per_person` products per person, from what happened before *until* (SQL instant).
 
-    Two products are similar by the cosine of the baskets and sessions they share.
+    Two products are similar by the cosine of the baskets and sessions they share. People and products are numbered
+    first: the wide middle steps then sort and hash small numbers instead of text.
     """
-    since = f"{until} - to_days({settings.window_days})"
-    con.execute(
-        f"""
-        create or replace temp table next_best_seen as
-        select one_id, product_id, paid_at as seen_at, 'o' || order_key as basket, true as is_bought
-        from {MARTS}.fct_order_lines
-        where product_id is not null and one_id is not null and paid_at < {until} and paid_at >= {since}
-        union all
-        select one_id, product_id, event_at, 's' || coalesce(session_id, one_id || event_date), false
-        from {MARTS}.fct_events
-        where product_id is not null and one_id is not null and event_at < {until} and event_at >= {since}
-        """
-    )
-    con.execute(
-        f"""
-        create or replace temp table next_best_similar as
-        with baskets as (
-            select basket, product_id from (
-                select basket, product_id, row_number() over (partition by basket order by min(seen_at), product_id)
-                    as n
-                from temp.next_best_seen group by basket, product_id
-            ) where n <= {settings.basket_limit}
-        ),
-        sizes as (
-            select product_id, count(*) as baskets from baskets group by product_id
-        ),
-        pairs as (
-            select a.product_id, b.product_id as other_id, count(*) as shared
-            from baskets as a inner join baskets as b on b.basket = a.basket and b.product_id <> a.product_id
-            group by a.product_id, b.product_id
-            having count(*) >= {settings.min_support}
-        ),
-        scored as (
-            select pairs.product_id, pairs.other_id, pairs.shared / sqrt(mine.baskets * theirs.baskets) as similarity
-            from pairs
-            inner join sizes as mine on mine.product_id = pairs.product_id
-            inner join sizes as theirs on theirs.product_id = pairs.other_id
-        )
-        select * from scored
-        qualify row_number() over (partition by product_id order by similarity desc, other_id) <= {settings.neighbours}
-        """
-    )
-    bought = "anti join bought on bought.one_id = {0}.one_id and bought.product_id = {0}.product_id"
+    _seen(con, settings, until)
+    _similar(con, settings)
     con.execute(
         f"""
         create or replace temp table {name} as
         with bought as (
-            select distinct one_id, product_id from {MARTS}.fct_order_lines
-            where {str(settings.exclude_bought).lower()} and product_id is not null and paid_at < {until}
+            select distinct person, item from temp.next_best_bought
         ),
         recent as (
-            select one_id, product_id, max(seen_at) as seen_at from temp.next_best_seen group by one_id, product_id
-            qualify row_number() over (partition by one_id order by max(seen_at) desc, product_id) <=
-                {settings.recent_items}
+            select person, item from temp.next_best_seen group by person, item
+            qualify row_number() over (partition by person order by max(seen_at) desc, item) <= {settings.recent_items}
+        ),
+        scored as (
+            select recent.person, similar_items.other as item, sum(similar_items.similarity) as score
+            from recent inner join temp.next_best_similar as similar_items on similar_items.item = recent.item
+            group by recent.person, similar_items.other
         ),
         similar_picks as (
-            select recent.one_id, similar_items.other_id as product_id, sum(similar_items.similarity) as score
-            from recent inner join temp.next_best_similar as similar_items
-                on similar_items.product_id = recent.product_id
-            group by recent.one_id, similar_items.other_id
+            select scored.person, scored.item, scored.score,
+                row_number() over (partition by scored.person order by scored.score desc, scored.item) as place
+            from scored anti join bought on bought.person = scored.person and bought.item = scored.item
+            qualify place <= {settings.per_person}
+        ),
+        lacking as (
+            select recent.person, max(coalesce(similar_picks.place, 0)) as found
+            from recent left join similar_picks on similar_picks.person = recent.person
+            group by recent.person having found < {settings.per_person}
         ),
         popular as (
-            select product_id, count(distinct one_id) as buyers,
-                row_number() over (order by count(distinct one_id) desc, product_id) as place
-            from temp.next_best_seen where is_bought group by product_id
+            select item, row_number() over (order by count(distinct person) desc, item) as place
+            from temp.next_best_seen where is_bought group by item
+            qualify place <= {settings.per_person} * 4
         ),
         popular_picks as (
-            select recent.one_id, popular.product_id, -cast(popular.place as double) as score
-            from (select distinct one_id from recent) as recent
-            cross join (select * from popular where place <= {settings.per_person} * 4) as popular
+            select lacking.person, popular.item, -cast(popular.place as double) as score,
+                lacking.found + row_number() over (partition by lacking.person order by popular.place) as place
+            from lacking cross join popular
+            anti join bought on bought.person = lacking.person and bought.item = popular.item
+            anti join similar_picks on similar_picks.person = lacking.person and similar_picks.item = popular.item
         ),
         united as (
-            select *, 'similar' as method, 0 as tier from similar_picks {bought.format("similar_picks")}
+            select person, item, score, place, 'similar' as method from similar_picks
             union all
-            select *, 'popular', 1 from popular_picks {bought.format("popular_picks")}
-        ),
-        once as (
-            select * from united qualify row_number() over (partition by one_id, product_id order by tier) = 1
+            select person, item, score, place, 'popular' from popular_picks where place <= {settings.per_person}
         )
-        select one_id, product_id, score, method,
-            cast(row_number() over (partition by one_id order by tier, score desc, product_id) as int) as rank
-        from once
-        qualify rank <= {settings.per_person}
+        select people.one_id, items.product_id, united.score, united.method, cast(united.place as int) as rank
+        from united
+        inner join temp.next_best_people as people on people.person = united.person
+        inner join temp.next_best_items as items on items.item = united.item
+        """
+    )
+
+
+def _seen(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, until: str) -> None:
+    """Temp tables: numbered people and products, what each saw in the window, and all that was ever bought."""
+    since = f"{until} - to_days({settings.window_days})"
+    con.execute(
+        f"""
+        create or replace temp table next_best_raw as
+        select one_id, product_id, paid_at as seen_at, hash('o', order_key) as basket, true as is_bought
+        from {MARTS}.fct_order_lines
+        where product_id is not null and one_id is not null and paid_at < {until} and paid_at >= {since}
+        union all
+        select one_id, product_id, event_at, hash('s', coalesce(session_id, one_id || event_date)), false
+        from {MARTS}.fct_events
+        where product_id is not null and one_id is not null and event_at < {until} and event_at >= {since};
+        create or replace temp table next_best_people as
+            select one_id, cast(row_number() over (order by one_id) as int) as person
+            from (select distinct one_id from temp.next_best_raw);
+        create or replace temp table next_best_items as
+            select product_id, cast(row_number() over (order by product_id) as int) as item
+            from (select distinct product_id from temp.next_best_raw);
+        create or replace temp table next_best_seen as
+            select people.person, items.item, raw.seen_at, raw.basket, raw.is_bought
+            from temp.next_best_raw as raw
+            inner join temp.next_best_people as people on people.one_id = raw.one_id
+            inner join temp.next_best_items as items on items.product_id = raw.product_id;
+        drop table temp.next_best_raw;
+        create or replace temp table next_best_bought as
+            select distinct people.person, items.item
+            from {MARTS}.fct_order_lines as lines
+            inner join temp.next_best_people as people on people.one_id = lines.one_id
+            inner join temp.next_best_items as items on items.product_id = lines.product_id
+            where lines.paid_at < {until} and {str(settings.exclude_bought).lower()}
+        """
+    )
+
+
+def _similar(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> None:
+    """Temp table `next_best_similar`: the nearest products of each product."""
+    con.execute(
+        f"""
+        create or replace temp table next_best_similar as
+        with baskets as (
+            select basket, item from temp.next_best_seen group by basket, item
+            qualify row_number() over (partition by basket order by min(seen_at), item) <= {settings.basket_limit}
+        ),
+        sizes as (
+            select item, count(*) as baskets from baskets group by item
+        ),
+        pairs as (
+            select a.item, b.item as other, count(*) as shared
+            from baskets as a inner join baskets as b on b.basket = a.basket and b.item <> a.item
+            group by a.item, b.item
+            having count(*) >= {settings.min_support}
+        ),
+        scored as (
+            select pairs.item, pairs.other, pairs.shared / sqrt(mine.baskets * theirs.baskets) as similarity
+            from pairs
+            inner join sizes as mine on mine.item = pairs.item
+            inner join sizes as theirs on theirs.item = pairs.other
+        )
+        select * from scored
+        qualify row_number() over (partition by item order by similarity desc, other) <= {settings.neighbours}
         """
     )
 
@@ -145,8 +177,9 @@ def _quality_sql(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> st
             inner join (select distinct one_id from temp.next_best_before) as known on known.one_id = truth.one_id
         ),
         popular as (
-            select product_id, row_number() over (order by count(distinct one_id) desc, product_id) as place
-            from temp.next_best_seen where is_bought group by product_id
+            select items.product_id, row_number() over (order by count(distinct seen.person) desc, items.item) as place
+            from temp.next_best_seen as seen inner join temp.next_best_items as items on items.item = seen.item
+            where seen.is_bought group by items.product_id, items.item
         ),
         popular_picks as (
             select judged.one_id, popular.product_id,

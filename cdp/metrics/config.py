@@ -81,15 +81,7 @@ class AttributionConfig(Strict):
     """Credit of orders to the touches before them. *max_touches*: the newest touches of a path that count. *control*:
     channel -> SQL condition on `dim_people` that tells who was held out of it."""
 
-    models: tuple[AttributionModel, ...] = (
-        "first",
-        "last",
-        "linear",
-        "position",
-        "time_decay",
-        "markov",
-        "shapley",
-    )
+    models: tuple[AttributionModel, ...] = ("last", "linear", "position", "markov")
     look_back: Duration = "30d"
     half_life: Duration = "7d"
     position: tuple[float, float, float] = (0.4, 0.2, 0.4)
@@ -123,8 +115,8 @@ class NextBestConfig(Strict):
     count; *min_support*: baskets two products must share."""
 
     per_person: int = Field(default=3, ge=1, le=50)
-    neighbours: int = Field(default=20, ge=1)
-    recent_items: int = Field(default=5, ge=1)
+    neighbours: int = Field(default=15, ge=1)
+    recent_items: int = Field(default=4, ge=1)
     basket_limit: int = Field(default=20, ge=2)
     min_support: int = Field(default=2, ge=1)
     window_days: int = Field(default=180, ge=1)

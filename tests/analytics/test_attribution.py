@@ -99,7 +99,8 @@ def shop(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         )
     build_ltv(con, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
     run_model(con, "fct_person_features")
-    build_metrics(con, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    every = MetricsConfig.model_validate({"attribution": {"models": MODELS}})
+    build_metrics(con, every, as_of=AS_OF, timezone=ZONE)
     return con
 
 

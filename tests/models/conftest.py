@@ -6,8 +6,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from model_worlds import make_raw
 
+from tests.models.model_worlds import make_raw
 from warehouse.connection import open_warehouse
 from warehouse.home import Home
 from warehouse.models import ModelGraph, load_models

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from model_worlds import empty_identity
 
 from cdp.errors import ConfigError, FatalError
+from tests.models.model_worlds import empty_identity
 from warehouse.models import ModelGraph, check_models, column_lineage, load_models, run_models
 
 GOOD = """/*

@@ -9,8 +9,8 @@ from typing import Any
 
 import duckdb
 import pytest
-from model_worlds import LOADED, land, resolve_by_components, setting
 
+from tests.models.model_worlds import LOADED, land, resolve_by_components, setting
 from warehouse.models import ModelGraph, run_models
 
 CORP = "ww1"

@@ -246,8 +246,7 @@ WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-sys.path[:0] = [sys.argv[2]]
-from test_publication import make
+from tests.warehouse.test_publication import make
 from warehouse.home import Home
 print("ready", flush=True)
 for number in range(2, 10_000):
@@ -260,9 +259,8 @@ for number in range(2, 10_000):
 def test_kill_during_publish_keeps_the_last_good_version(tmp_path: Path, delay: float) -> None:
     home = Home(tmp_path)
     make(home, 1, rows=200_000)
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)], stdout=-1, text=True
-    )
+    root = Path(__file__).parents[2]
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=-1, text=True, cwd=root)
     assert writer.stdout is not None
     writer.stdout.readline()
     writer.stdout.readline()

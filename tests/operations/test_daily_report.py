@@ -17,6 +17,7 @@ from tests.operations.homes import land_batches
 from tests.operations.published import make_home, publish_brand
 from warehouse import report_charts
 from warehouse.anomalies import check_arrivals, check_flows
+from warehouse.connection import open_warehouse
 from warehouse.expectations import CheckResult
 from warehouse.home import Home
 from warehouse.report import build_report
@@ -238,6 +239,14 @@ def test_flows_and_arrivals_are_checked_over_real_tables(published: Path, tmp_pa
     assert "40 rows" in arrivals["shop__orders__volume"].observed
     late = {check.name: check for check in check_arrivals(fed, as_of=datetime(2026, 3, 9, tzinfo=UTC), timezone=ZONE)}
     assert not late["shop__orders__fresh"].passed
+
+
+def test_flows_are_checked_alike_before_and_after_publication(home: Home, published: Path) -> None:
+    with open_warehouse(home, as_of=AS_OF, timezone=ZONE) as con:
+        before = check_flows(con, as_of=AS_OF, timezone=ZONE)
+    with duckdb.connect(str(published), read_only=True) as con:
+        assert check_flows(con, as_of=AS_OF, timezone=ZONE, marts="marts") == before
+    assert before
 
 
 def test_a_flow_that_stops_is_found(bare: Path, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class Model:
     columns: tuple[ModelColumn, ...]
     depends: tuple[str, ...]
     header: Mapping[str, str] = field(default_factory=dict)
+    marts_places: tuple[int, ...] = ()  # where the text names the schema `marts`, last first
 
     @property
     def schema(self) -> str:
@@ -230,6 +231,9 @@ def read_model(path: Path, root: Path) -> Model:
         columns=columns,
         depends=tuple(dict.fromkeys(table_name(table) for table in tables_read(tree))),
         header=header,
+        marts_places=tuple(
+            sorted((table.args["db"].meta["start"] for table in tables_read(tree) if table.db == _MARTS), reverse=True)
+        ),
     )
 
 

@@ -122,12 +122,8 @@ def run_models(
 
 def executable_sql(model: Model) -> str:
     """The model's own text with `marts.` written as `marts_db.marts.`; nothing else is changed."""
-    places = sorted(
-        (table.args["db"].meta["start"] for table in tables_read(model.tree()) if table.db == MARTS_SCHEMA),
-        reverse=True,
-    )
     text = model.sql.rstrip().rstrip(";")
-    for place in places:
+    for place in model.marts_places:
         text = f"{text[:place]}{MARTS_CATALOG}.{text[place:]}"
     return text
 

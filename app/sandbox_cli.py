@@ -48,7 +48,10 @@ def brand(
     events: Annotated[int, typer.Option(min=1000)] = 400_000,
     seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 7,
     as_of: Annotated[str, typer.Option(help="everything happens before this day")] = "2026-11-20",
+    until: Annotated[str | None, typer.Option(help="show what was known before this day; default: all")] = None,
+    grow: Annotated[bool, typer.Option("--grow", help="keep WeCom's state and add what is new since")] = False,
 ) -> None:
     """Generate a practice brand with known truth: WeCom state, tables, log lines, exports."""
     size = ["--people", str(people), "--events", str(events)]
-    _become("brand", "--out", str(out), *size, "--seed", str(seed), "--as-of", as_of)
+    view = ["--as-of", as_of, *(["--until", until] if until else []), *(["--grow"] if grow else [])]
+    _become("brand", "--out", str(out), *size, "--seed", str(seed), *view)

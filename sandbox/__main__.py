@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     brand.add_argument("--events", type=int, default=400_000)
     brand.add_argument("--seed", type=int, default=7)
     brand.add_argument("--as-of", type=date.fromisoformat, default=date(2026, 11, 20))
+    brand.add_argument("--until", type=date.fromisoformat, help="show what was known before this day; default: --as-of")
+    brand.add_argument("--grow", action="store_true", help="keep WeCom's state and add what is new since")
     options = parser.parse_args(arguments)
     if options.verb == "serve":
         from sandbox.server import scenario_path, serve
@@ -44,7 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
     from sandbox.brand import generate
 
     report = generate(
-        options.out, people=options.people, events=options.events, seed=options.seed, as_of=options.as_of, echo=print
+        options.out,
+        people=options.people,
+        events=options.events,
+        seed=options.seed,
+        as_of=options.as_of,
+        until=options.until,
+        grow=options.grow,
+        echo=print,
     )
     print(report)
     return 0

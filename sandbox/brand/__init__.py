@@ -45,11 +45,15 @@ def generate(
     events: int,
     seed: int = 7,
     as_of: date = date(2026, 11, 20),
+    until: date | None = None,
+    grow: bool = False,
     echo: Callable[[str], None] = _quiet,
 ) -> BrandReport:
     """Write the brand into *out* (its earlier contents of the same names go). Same arguments, same bytes.
 
-    *events*: tracking events before repeats and broken lines. *echo* is told each stage.
+    *events*: tracking events before repeats and broken lines. *until*: files show what was known before that day 00:00,
+    so that the same brand can be met day after day; *grow*: WeCom's state keeps what clients did to it and gains what
+    is new. The truth is always that of the whole history. *echo* is told each stage.
     """
     began = clock.monotonic()
 
@@ -61,7 +65,7 @@ def generate(
         (out / folder).mkdir(parents=True, exist_ok=True)
     streams = np.random.SeedSequence(seed).spawn(9)
     rng = [np.random.default_rng(stream) for stream in streams]
-    time = crowd.calendar(as_of)
+    time = crowd.calendar(as_of, until)
     stage(f"{people:,} people")
     folk = crowd.make_people(rng[0], people, seed, time)
     products = commerce.make_products(rng[1])
@@ -74,31 +78,36 @@ def generate(
     _register_devices(evidence, devices)
     sessions = tracking.make_sessions(rng[3], folk, devices, purchases, relations, time, events)
     tracking.reveal(folk, devices, sessions, evidence)
-    spent = np.bincount(purchases.person, weights=(purchases.paid - purchases.refund).astype(float), minlength=people)
+    seen = commerce.as_seen(purchases, time)
+    spent = np.bincount(seen.person, weights=((seen.paid - seen.refund) * seen.shown).astype(float), minlength=people)
+    last_paid = np.full(people, np.nan)
+    for moment in (seen.paid_at, seen.refunded_at):
+        np.fmax.at(last_paid, seen.person[seen.shown], moment[seen.shown])
     stage("brand.sqlite")
     numbers = spent.astype(np.int64)
     tables: list[tuple[str, Callable[[], pl.DataFrame], str]] = [
-        ("members", lambda: records.members(rng[4], folk, evidence, time, numbers), "member_id"),
+        ("members", lambda: records.members(rng[4], folk, evidence, time, numbers, last_paid), "member_id"),
         ("crm_contacts", lambda: records.crm_contacts(rng[4], folk, evidence, time), "crm_id"),
-        ("orders", lambda: records.orders(rng[4], folk, purchases, evidence, time), "order_id"),
-        ("order_lines", lambda: records.order_lines(purchases, products, (0, 1, 2, 3, 4)), "order_id, line_no"),
-        ("refunds", lambda: records.refunds(purchases), "refund_id"),
+        ("orders", lambda: records.orders(rng[4], folk, seen, evidence, time), "order_id"),
+        ("order_lines", lambda: records.order_lines(seen, products, (0, 1, 2, 3, 4)), "order_id, line_no"),
+        ("refunds", lambda: records.refunds(seen), "refund_id"),
         ("products", lambda: records.products_table(products, time), "product_id"),
         ("stores", lambda: records.stores_table(folk), "store_id"),
     ]
     records.write_database(out / "brand.sqlite", tables)
     stage("wecom.sqlite")
-    wecom_state.write_state(out / "wecom.sqlite", rng[5], folk, relations, groups, evidence, time)
+    wecom_state.write_state(out / "wecom.sqlite", rng[5], folk, relations, groups, evidence, time, grow=grow)
     stage("chats")
     chat_lines = chats.write_chats(out / "events" / "chat", rng[8], folk, groups, relations, evidence, time)
     stage("exports and lists")
-    files.write_taobao(out / "exports" / "taobao_orders.csv", rng[6], folk, products, purchases, evidence, time)
-    files.write_douyin(out / "exports" / "douyin_orders.csv", rng[6], folk, products, purchases, evidence)
+    files.write_taobao(out / "exports" / "taobao_orders.csv", rng[6], folk, products, seen, evidence, time)
+    files.write_douyin(out / "exports" / "douyin_orders.csv", rng[6], folk, products, seen, evidence)
     files.write_visits(out / "exports" / "store_visits.xlsx", rng[6], folk, evidence, time)
     files.write_lists(out / "lists", folk, evidence, time)
     stage(f"{int(sessions.size.sum()):,} events")
     lines = tracking.write_events(out / "events", rng[7], tracking.make_stage(folk, devices, sessions, purchases, time))
     stage("truth")
+    purchases.identified[:] = seen.identified
     identifiers = _write_truth(out / "truth", folk, purchases, relations, evidence, (rate, dropout))
     report = BrandReport(
         people=people,
@@ -110,7 +119,7 @@ def generate(
         identifiers=identifiers,
         seconds=round(clock.monotonic() - began, 1),
     )
-    _write_names(out / "brand.json", report, seed, as_of)
+    _write_names(out / "brand.json", report, seed, as_of, until or as_of)
     return report
 
 
@@ -246,9 +255,10 @@ def _cases(folk: crowd.People) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema)
 
 
-def _write_names(path: Path, report: BrandReport, seed: int, as_of: date) -> None:
+def _write_names(path: Path, report: BrandReport, seed: int, as_of: date, until: date) -> None:
     facts = {
         "brand": names.BRAND, "timezone": names.TIMEZONE, "currency": "CNY", "seed": seed, "as_of": as_of.isoformat(),
+        "until": until.isoformat(),
         "corpid": names.CORPID, "app_secret": names.APP_SECRET, "agentid": names.AGENTID,
         "other_app_secret": names.OTHER_SECRET, "other_agentid": names.OTHER_AGENTID,
         "oa_appid": names.OA_APPID, "oa_secret": names.OA_SECRET,

@@ -92,12 +92,13 @@ def write_chats(
             pl.when(taken_back).then(revoke).otherwise(_body(kind, text)),
         )
     )  # fmt: skip
+    lines = lines.filter(pl.col("at") < time.view)
     month = (lines["at"].to_numpy() + 28_800).astype(np.int64).astype("datetime64[s]").astype("datetime64[M]")
     for label in np.unique(month):
         part = lines.filter(pl.Series(month == label)).select("line")
         with (folder / f"chat-{label}.jsonl").open("wb") as file:
             part.write_csv(file, include_header=False, quote_style="never")
-    return size
+    return lines.height
 
 
 def _body(kind: pl.Series, text: pl.Series) -> pl.Expr:

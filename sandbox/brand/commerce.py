@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -64,6 +64,7 @@ class Purchases:
     refunded_at: Floats
     channel: Ints  # -1 none; index into names.CHANNELS
     store: Ints
+    shown: Bools  # placed before the view of the calendar ends
     identified: Bools  # some identifier of the person stands in the order
     line_order: Ints
     line_product: Ints
@@ -239,8 +240,30 @@ def _settle(
         person=person, at=at, platform=platform, number=number, account=account, member=member, status=status,
         paid_at=paid_at, total=total, discount=discount, coupon=coupon, subsidy=subsidy, freight=freight, paid=paid,
         refund=refund, refunded_at=np.floor(refunded_at), channel=channel, store=people.store[person],
-        identified=np.zeros(count, dtype=bool), line_order=order, line_product=product, line_quantity=quantity,
+        shown=np.ones(count, dtype=bool), identified=np.zeros(count, dtype=bool),
+        line_order=order, line_product=product, line_quantity=quantity,
     )  # fmt: skip
+
+
+def as_seen(purchases: Purchases, time: Calendar) -> Purchases:
+    """The orders as they stand when the view ends: not yet placed, paid, delivered or refunded ones look so."""
+    if time.view >= time.end:
+        return purchases
+    age = time.view - purchases.at
+    unpaid = purchases.is_paid & ~(purchases.paid_at < time.view)
+    kept = (purchases.refund > 0) & ~(purchases.refunded_at < time.view) | unpaid
+    way = np.where(age < 3 * DAY, 2, np.where(age < 9 * DAY, 3, 4))
+    way = np.where(purchases.platform == POS, 4, way)
+    status = np.where(purchases.is_paid & ((purchases.status != 5) | kept), way, purchases.status)
+    return replace(
+        purchases,
+        status=np.where(unpaid, 0, status),
+        paid=np.where(unpaid, 0, purchases.paid),
+        paid_at=np.where(unpaid, np.nan, purchases.paid_at),
+        refund=np.where(kept, 0, purchases.refund),
+        refunded_at=np.where(kept, np.nan, purchases.refunded_at),
+        shown=age > 0,
+    )
 
 
 def money(minor: Ints) -> pl.Series:

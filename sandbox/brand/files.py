@@ -162,7 +162,11 @@ def write_taobao(
         "确认收货时间": pick(done, local_text(purchases.at[row] + 8 * DAY), ""),
     }
     frame = pl.DataFrame({name: columns.get(name, [""] * size) for name in TAOBAO_HEADERS})
-    text_form = frame.select(pl.all().replace("", None)).write_csv(line_terminator="\r\n")
+    text_form = (
+        frame.filter(pl.Series(purchases.shown[row]))
+        .select(pl.all().replace("", None))
+        .write_csv(line_terminator="\r\n")
+    )
     path.write_bytes(text_form.encode("gb18030"))
     return size
 
@@ -172,7 +176,7 @@ def write_douyin(
 ) -> int:  # fmt: skip
     """One row per sub-order; recipients are encrypted, numbers are relay, encrypted, or (rarely) real."""
     lines = order_lines(purchases, products, (DOUYIN,))
-    keep = purchases.platform[purchases.line_order] == DOUYIN
+    keep = (purchases.platform[purchases.line_order] == DOUYIN) & purchases.shown[purchases.line_order]
     row = purchases.line_order[keep]
     person, size = purchases.person[row], len(row)
     style = (row * 7 + row // 5) % 10  # of the order, not of the line
@@ -199,7 +203,7 @@ def write_douyin(
     influencer = row % 4 == 0
     columns: dict[str, pl.Series | list[str]] = {
         "主订单编号": lines["order_id"],
-        "子订单编号": "\t" + pl.Series(np.arange(size) + 5 * 10**18).cast(pl.String),
+        "子订单编号": "\t" + pl.Series(row * 10 + lines["line_no"].to_numpy() + 5 * 10**18).cast(pl.String),
         "选购商品": lines["product_name"],
         "商品规格": lines["category"],
         "商品ID": lines["product_id"],
@@ -209,7 +213,7 @@ def write_douyin(
         "订单应付金额": money(shares(purchases.paid, row)),
         "商家收入金额": money(shares(purchases.paid, row)),
         "运费": money(shares(purchases.freight, row)),
-        "收件人": "##" + random_text(rng, size, 20),
+        "收件人": "##" + random_text(rng, len(purchases), 20).gather(pl.Series(row)),
         "收件人手机号": phone,
         "详细地址": ["##********"] * size,
         "订单提交时间": local_text(purchases.at[row]),
@@ -269,8 +273,9 @@ def write_visits(path: Path, rng: np.random.Generator, people: People, evidence:
     book.set_properties({"created": datetime(2026, 1, 1, tzinfo=UTC)})
     sheet = book.add_worksheet("到店登记")
     sheet.write_row(0, 0, ["登记日期", "门店", "姓名", "手机号", "会员号", "接待导购", "意向品类", "备注"])
+    seen = when < time.view
     for place, column in enumerate(columns):
-        sheet.write_column(1, place, column)
+        sheet.write_column(1, place, [cell for cell, known in zip(column, seen, strict=True) if known])
     book.close()
     return len(chosen)
 
@@ -301,7 +306,7 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
     evidence.see("openid_mp", account[brought])
     evidence.see("member", people.inviter[brought])
     size = len(brought)
-    pl.DataFrame(
+    referrals = pl.DataFrame(
         {
             "referral_id": numbered("RF", np.arange(size) + 1, 8),
             "campaign_id": ["invite_2026"] * size,
@@ -313,4 +318,5 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
             "invitee_value": gather(people.openid["mp"], account[brought]),
             "invited_at": local_text(invited, "%Y-%m-%dT%H:%M:%S") + "+08:00",
         }
-    ).write_csv(folder / "referrals.csv")
+    )
+    referrals.filter(pl.Series(invited < time.view)).write_csv(folder / "referrals.csv")

@@ -16,10 +16,14 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Calendar:
-    """History in seconds UTC: `start` ≤ everything < `end`. Business time runs faster on campaign days."""
+    """History in seconds UTC: `start` ≤ everything < `end`. Business time runs faster on campaign days.
+
+    Files show what was known before `view` (≤ end); what happens later is there already, but nobody has seen it yet.
+    """
 
     start: float
     end: float
+    view: float
     cumulative: Floats  # business days elapsed at each calendar day boundary, length HISTORY_DAYS + 1
 
     def at(self, business_days: Floats) -> Floats:
@@ -37,15 +41,19 @@ class Calendar:
         return float(self.cumulative[-1])
 
 
-def calendar(as_of: date) -> Calendar:
-    """The history that ends before *as_of* 00:00 of the brand's zone."""
-    zone = timezone(timedelta(seconds=names.OFFSET))
-    end = datetime(as_of.year, as_of.month, as_of.day, tzinfo=zone).timestamp()
+def calendar(as_of: date, until: date | None = None) -> Calendar:
+    """The history that ends before *as_of* 00:00 of the brand's zone, seen up to *until* 00:00."""
+    end, view = _midnight(as_of), _midnight(until or as_of)
     start = end - names.HISTORY_DAYS * DAY
     first = as_of - timedelta(days=names.HISTORY_DAYS)
     weights = [intensity(first + timedelta(days=offset)) for offset in range(names.HISTORY_DAYS)]
     scaled = np.array(weights) / np.mean(weights)
-    return Calendar(start, end, np.concatenate([[0.0], np.cumsum(scaled)]))
+    return Calendar(start, end, min(view, end), np.concatenate([[0.0], np.cumsum(scaled)]))
+
+
+def _midnight(day: date) -> float:
+    zone = timezone(timedelta(seconds=names.OFFSET))
+    return datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()
 
 
 def intensity(day: date) -> float:

@@ -11,7 +11,7 @@ import polars as pl
 
 from sandbox.brand import names
 from sandbox.brand.commerce import H5, MP, PLATFORMS, POS, TAOBAO, Products, Purchases, money, order_ids
-from sandbox.brand.ids import Bools, Ints, choose, gather, local_text, masked, numbered
+from sandbox.brand.ids import Bools, Floats, Ints, choose, gather, local_text, masked, numbered
 from sandbox.brand.people import DAY, Calendar, People, full_names
 from sandbox.brand.truth import Evidence
 
@@ -56,8 +56,10 @@ def write_table(con: sqlite3.Connection, name: str, frame: pl.DataFrame, key: st
         con.executemany(f"insert into {name} values ({marks})", frame.slice(low, 100_000).iter_rows())
 
 
-def members(rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar, spent: Ints) -> pl.DataFrame:
-    """One row per member, by member number."""
+def members(
+    rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar, spent: Ints, last_paid: Floats
+) -> pl.DataFrame:
+    """One row per member, by number. *spent*: net minor units; *last_paid*: latest payment or refund, NaN for none."""
     index = np.argsort(np.where(people.is_member, people.member_no, np.iinfo(np.int64).max), kind="stable")
     index = index[: int(people.is_member.sum())]
     planted = {person for pair in people.family + people.recycled for person in pair}
@@ -78,6 +80,8 @@ def members(rng: np.random.Generator, people: People, evidence: Evidence, time: 
     registered = people.registered[index]
     updated = np.minimum(registered + rng.exponential(60 * DAY, len(index)), time.end - 60)
     updated = np.where(np.isin(index, [giver for giver, _ in people.recycled]), registered, updated)
+    updated = np.where(updated < time.view, updated, registered)
+    updated = np.fmax(updated, last_paid[index])
     level = np.digitize(spent[index] / 100, [500, 2000, 6000])
     born_year = rng.integers(1962, 2008, len(index))
     birthday = (
@@ -90,7 +94,7 @@ def members(rng: np.random.Generator, people: People, evidence: Evidence, time: 
     places = [names.PLACES[item] for item in people.city[index]]
     channels = pl.Series([item[0] for item in names.CHANNELS])
     weights = [item[5] for item in names.CHANNELS]
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "member_id": gather(people.member_id, index),
             "mobile": gather(people.phones, phone, phone >= 0),
@@ -114,6 +118,7 @@ def members(rng: np.random.Generator, people: People, evidence: Evidence, time: 
             "updated_at": local_text(updated),
         }
     )
+    return table.filter(pl.Series(registered < time.view))
 
 
 def crm_contacts(rng: np.random.Generator, people: People, evidence: Evidence, time: Calendar) -> pl.DataFrame:
@@ -148,7 +153,8 @@ def crm_contacts(rng: np.random.Generator, people: People, evidence: Evidence, t
         ("phone", "", item, "masked_phone") for item in masked(text).filter(pl.Series(kind == 2)).to_list()
     ]
     created = np.minimum(people.born[index] + rng.exponential(30 * DAY, size), time.end - 2 * DAY)
-    return pl.DataFrame(
+    updated = np.minimum(created + rng.exponential(20 * DAY, size), time.end - 60)
+    table = pl.DataFrame(
         {
             "crm_id": numbered("C", np.arange(size) + 1, 8),
             "member_id": gather(people.member_id, index, with_member),
@@ -159,9 +165,10 @@ def crm_contacts(rng: np.random.Generator, people: People, evidence: Evidence, t
             "external_userid": gather(people.external_userid, account, external),
             "source": words(("门店", "导入", "活动"), rng.integers(0, 3, size)),
             "created_at": created.astype(np.int64),
-            "updated_at": np.minimum(created + rng.exponential(20 * DAY, size), time.end - 60).astype(np.int64),
+            "updated_at": np.where(updated < time.view, updated, created).astype(np.int64),
         }
     )
+    return table.filter(pl.Series(created < time.view))
 
 
 def crm_ids(people: People) -> pl.Series:
@@ -208,14 +215,16 @@ def orders(
     at, paid_at, refunded = purchases.at[row], purchases.paid_at[row], purchases.refunded_at[row]
     pays = purchases.status[row] >= 2
     latest = np.fmax(np.fmax(at + 60, np.nan_to_num(paid_at)), np.nan_to_num(refunded))
-    updated = np.minimum(np.where(purchases.status[row] == 4, latest + 9 * DAY, latest), time.end - 60)
+    sent, done = np.isin(purchases.status[row], (3, 4)), purchases.status[row] == 4
+    latest = np.where(sent & (platform != POS), np.fmax(latest, at + np.where(done, 9, 3) * DAY), latest)
+    updated = np.minimum(latest, time.view - 60)
     appid = pl.select(
         pl.when(pl.Series(platform == MP)).then(pl.lit(names.MP_APPID))
         .when(pl.Series(platform == H5)).then(pl.lit(names.H5_APPID)).otherwise(None)
     ).to_series()  # fmt: skip
     open_mp = gather(people.openid["mp"], account, platform == MP)
     store_name = "山茶集" + numbered("", purchases.store[row] + 1, 3) + "店"
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "order_id": gather(order_ids(purchases), row),
             "platform": words(PLATFORMS, platform),
@@ -247,11 +256,12 @@ def orders(
             "updated_at": local_text(updated),
         }
     )
+    return table.filter(pl.Series(purchases.shown[row]))
 
 
 def order_lines(purchases: Purchases, products: Products, platforms: tuple[int, ...]) -> pl.DataFrame:
     """Lines of the orders on these platforms; `row` is the order's place among all purchases."""
-    keep = np.isin(purchases.platform[purchases.line_order], platforms)
+    keep = np.isin(purchases.platform[purchases.line_order], platforms) & purchases.shown[purchases.line_order]
     order, product, quantity = (
         array[keep] for array in (purchases.line_order, purchases.line_product, purchases.line_quantity)
     )
@@ -274,10 +284,10 @@ def order_lines(purchases: Purchases, products: Products, platforms: tuple[int, 
 
 
 def refunds(purchases: Purchases) -> pl.DataFrame:
-    row = np.flatnonzero((purchases.refund > 0) & (purchases.platform < TAOBAO))
+    row = np.flatnonzero((purchases.refund > 0) & (purchases.platform < TAOBAO) & purchases.shown)
     return pl.DataFrame(
         {
-            "refund_id": numbered("R", np.arange(len(row)) + 1, 8),
+            "refund_id": numbered("R", row + 1, 10),
             "order_id": gather(order_ids(purchases), row),
             "amount": money(purchases.refund[row]),
             "reason": words(names.REFUND_REASONS, row % len(names.REFUND_REASONS)),

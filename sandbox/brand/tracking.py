@@ -299,6 +299,7 @@ class Stage:
     sessions: Sessions
     purchases: Purchases
     end: float
+    view: float  # lines received later are not written
     orders: pl.Series  # order ids by purchase
     states: pl.Series  # contact-way states
     first_product: Ints  # purchase -> the product of its first line
@@ -308,7 +309,7 @@ def make_stage(people: People, devices: Devices, sessions: Sessions, purchases: 
     first_product = np.full(len(purchases), -1)
     first_product[purchases.line_order[::-1]] = purchases.line_product[::-1]
     states = pl.Series(channel_ids(people))
-    return Stage(people, devices, sessions, purchases, time.end, order_ids(purchases), states, first_product)
+    return Stage(people, devices, sessions, purchases, time.end, time.view, order_ids(purchases), states, first_product)
 
 
 def write_events(folder: Path, rng: np.random.Generator, stage: Stage) -> dict[str, int]:
@@ -329,7 +330,7 @@ def write_events(folder: Path, rng: np.random.Generator, stage: Stage) -> dict[s
                 for part in _parts(sessions, ranked[month[ranked] == label]):
                     frame = _events(rng, stage, part, code, track_id)
                     track_id += frame.height
-                    lines[name] += _write(rng, file, frame, code)
+                    lines[name] += _write(rng, file, frame, code, stage.view)
     return lines
 
 
@@ -599,14 +600,15 @@ def segment_line() -> pl.Expr:
     )  # fmt: skip
 
 
-def _write(rng: np.random.Generator, file: BinaryIO, frame: pl.DataFrame, code: int) -> int:
-    """Write the events in order of receipt; one in a hundred comes again later, a few lines are cut off."""
+def _write(rng: np.random.Generator, file: BinaryIO, frame: pl.DataFrame, code: int, view: float) -> int:
+    """Write what was received before *view*, in order of receipt; one in a hundred comes again, a few are cut off."""
     line = segment_line() if code == 3 else sensors_line(code)
     lines = frame.select("recv", "track_id", line.alias("line"))
     again = lines.filter(pl.Series(rng.random(frame.height) < 0.01)).with_columns(pl.col("recv") + 30_000)
     broken = lines.filter(pl.Series(rng.random(frame.height) < BROKEN)).with_columns(
         pl.col("line").str.slice(0, 60) + pl.lit("…")
     )
-    everything = pl.concat([lines, again, broken]).sort("recv", "track_id", maintain_order=True)
+    everything = pl.concat([lines, again, broken]).filter(pl.col("recv") < int(view * 1000))
+    everything = everything.sort("recv", "track_id", maintain_order=True)
     everything.select("line").write_csv(file, include_header=False, quote_style="never")
     return everything.height

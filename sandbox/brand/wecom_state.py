@@ -21,34 +21,37 @@ from sandbox.state import create
 
 def write_state(
     path: Path, rng: np.random.Generator, people: People, relations: Relations, groups: Groups, evidence: Evidence,
-    time: Calendar,
+    time: Calendar, *, grow: bool = False,
 ) -> None:  # fmt: skip
-    """The server's state file, made afresh."""
-    for old in path.parent.glob(path.name + "*"):
+    """The server's state file: made afresh, or (*grow*) with what has become known since, and all else left alone."""
+    for old in [] if grow else list(path.parent.glob(path.name + "*")):
         old.unlink()
     con = create(path, {"corpid": names.CORPID, "seed": 1})
     con.execute("begin")
     con.executemany(
-        "insert into apps (agentid, name, secret) values (?, ?, ?)",
+        "insert or ignore into apps (agentid, name, secret) values (?, ?, ?)",
         [(names.AGENTID, "客户数据平台", names.APP_SECRET), (names.OTHER_AGENTID, "门店助手", names.OTHER_SECRET)],
     )
     _staff(con, rng, people)
     tags = _tags(con, rng, time)
     _contacts(con, rng, people)
     _relations(con, rng, people, relations, evidence, time, tags)
-    _groups(con, people, groups, evidence)
+    _groups(con, people, groups, evidence, time)
     _ways(con, rng, people, time)
     _behavior(con, rng, people, relations, time)
     _followers(con, rng, people, evidence, time)
     con.execute("commit")
-    con.execute("pragma wal_checkpoint(truncate)")
+    if not grow:
+        con.execute("pragma wal_checkpoint(truncate)")
     con.close()
 
 
 def _fill(con: sqlite3.Connection, table: str, frame: pl.DataFrame) -> None:
     columns, marks = ", ".join(frame.columns), ",".join("?" * frame.width)
     for low in range(0, frame.height, 100_000):
-        con.executemany(f"insert into {table} ({columns}) values ({marks})", frame.slice(low, 100_000).iter_rows())
+        con.executemany(
+            f"insert or ignore into {table} ({columns}) values ({marks})", frame.slice(low, 100_000).iter_rows()
+        )
 
 
 def _staff(con: sqlite3.Connection, rng: np.random.Generator, people: People) -> None:
@@ -72,21 +75,23 @@ def _tags(con: sqlite3.Connection, rng: np.random.Generator, time: Calendar) -> 
     made, created = [], int(time.start)
     for order, (group, labels) in enumerate(names.STAFF_GROUPS):
         ids = random_text(rng, len(labels) + 1, 30, LETTERS, "et").to_list()
-        con.execute("insert into tag_groups values (?, ?, ?, ?, null, 0)", (ids[0], group, 100 - order, created))
+        con.execute(
+            "insert or ignore into tag_groups values (?, ?, ?, ?, null, 0)", (ids[0], group, 100 - order, created)
+        )
         rows = [
             (key, ids[0], label, 50 - place, created)
             for place, (key, label) in enumerate(zip(ids[1:], labels, strict=True))
         ]
-        con.executemany("insert into tags values (?, ?, ?, ?, ?, null, 0)", rows)
+        con.executemany("insert or ignore into tags values (?, ?, ?, ?, ?, null, 0)", rows)
         made.append(ids[1:])
     ids = random_text(rng, 3, 30, LETTERS, "et").to_list()  # group, two tags
-    con.execute("insert into strategies values (1, '华东规则组', ?, '[]')", (names.OTHER_AGENTID,))
-    con.execute("insert into tag_groups values (?, '规则组标签', 0, ?, 1, 0)", (ids[0], created))
+    con.execute("insert or ignore into strategies values (1, '华东规则组', ?, '[]')", (names.OTHER_AGENTID,))
+    con.execute("insert or ignore into tag_groups values (?, '规则组标签', 0, ?, 1, 0)", (ids[0], created))
     own = [
         (ids[1], ids[0], "华东重点", 1, created, names.OTHER_AGENTID),
         (ids[2], ids[0], "华东普通", 0, created, names.OTHER_AGENTID),
     ]
-    con.executemany("insert into tags values (?, ?, ?, ?, ?, ?, 0)", own)
+    con.executemany("insert or ignore into tags values (?, ?, ?, ?, ?, ?, 0)", own)
     return [*made, ids[1:]]
 
 
@@ -114,13 +119,14 @@ def _contacts(con: sqlite3.Connection, rng: np.random.Generator, people: People)
     partners = max(2, people.count // 400)
     ids = random_text(rng, partners, 30, prefix="wo")
     con.executemany(
-        "insert into contacts (external_userid, name, type, gender, corp_name, position)"
+        "insert or ignore into contacts (external_userid, name, type, gender, corp_name, position)"
         " values (?, ?, 2, 0, '山茶供应链有限公司', '采购')",
         [(key, f"供应商{number}") for number, key in enumerate(ids.to_list())],
     )
     userids = staff_ids(people).to_list()
     con.executemany(
-        "insert into relations (userid, external_userid, createtime, oper_userid, add_way) values (?, ?, ?, ?, 3)",
+        "insert or ignore into relations (userid, external_userid, createtime, oper_userid, add_way)"
+        " values (?, ?, ?, ?, 3)",
         [
             (userids[number % len(userids)], key, 1_700_000_000, userids[number % len(userids)])
             for number, key in enumerate(ids.to_list())
@@ -152,7 +158,8 @@ def _relations(
     wrong = noted & people.is_member[person] & (rng.random(size) < 0.01)
     mates = np.flatnonzero(people.is_member)
     phone = np.where(wrong, people.phone_first[mates[rng.integers(0, len(mates), size)]], people.phone_first[person])
-    live = (relations.status != "removed").to_numpy()
+    ended_at = np.minimum(relations.at + 20 * DAY, time.end - 60)
+    live = (relations.status != "removed").to_numpy() | (ended_at >= time.view)
     listed = np.where(live, relations.account, -1)
     evidence.link("external", listed, "unionid", listed)
     evidence.link("external", listed, "phone", np.where(noted & ~wrong & live, phone, -1))
@@ -170,25 +177,31 @@ def _relations(
             "oper_userid": pick(rng.random(size) < 0.8, external).fill_null(userid),
             "add_way": add_way.astype(np.int64),
             "state": gather(channels, relations.channel, relations.channel >= 0).fill_null(""),
-            "status": relations.status,
-            "ended_at": pl.Series(
-                np.where(live, -1, np.minimum(relations.at + 20 * DAY, time.end - 60)).astype(np.int64)
-            ).replace(-1, None),
+            "status": pick((relations.status == "removed").to_numpy() & live, pl.lit("normal")).fill_null(
+                relations.status
+            ),
+            "ended_at": pl.Series(np.where(live, -1, ended_at).astype(np.int64)).replace(-1, None),
         }
     )
-    _fill(con, "relations", frame)
+    _fill(con, "relations", frame.filter(pl.Series(relations.at < time.view)))
+    over = frame.filter(pl.Series(~live)).select("ended_at", "external_userid", "userid")
+    con.executemany(  # of an older view: over by now
+        "update relations set status = 'removed', ended_at = ?"
+        " where external_userid = ? and userid = ? and status <> 'removed'",
+        over.iter_rows(),
+    )
 
 
-def _groups(con: sqlite3.Connection, people: People, groups: Groups, evidence: Evidence) -> None:
+def _groups(con: sqlite3.Connection, people: People, groups: Groups, evidence: Evidence, time: Calendar) -> None:
     """Groups and their members; the owner is one of them."""
     userids = staff_ids(people).to_list()
     table = list(zip(groups.chat_id, groups.owner.tolist(), groups.created.astype(int).tolist(), strict=True))
     con.executemany(
-        "insert into groups (chat_id, name, owner, status, create_time) values (?, ?, ?, 0, ?)",
+        "insert or ignore into groups (chat_id, name, owner, status, create_time) values (?, ?, ?, 0, ?)",
         [(key, f"山茶集福利{place + 1}群", userids[owner], at) for place, (key, owner, at) in enumerate(table)],
     )
     con.executemany(
-        "insert into group_members (chat_id, member_id, type, join_time, join_scene) values (?, ?, 1, ?, 1)",
+        "insert or ignore into group_members (chat_id, member_id, type, join_time, join_scene) values (?, ?, 1, ?, 1)",
         [(key, userids[owner], at) for key, owner, at in table],
     )
     evidence.link("external", groups.account, "unionid", groups.account)
@@ -206,7 +219,7 @@ def _groups(con: sqlite3.Connection, people: People, groups: Groups, evidence: E
             "name": gather(full_names(people), people.account_person[groups.account]),
         }
     )
-    _fill(con, "group_members", frame)
+    _fill(con, "group_members", frame.filter(pl.Series(groups.joined < time.view)))
 
 
 def _ways(con: sqlite3.Connection, rng: np.random.Generator, people: People, time: Calendar) -> None:
@@ -217,7 +230,7 @@ def _ways(con: sqlite3.Connection, rng: np.random.Generator, people: People, tim
         for place, item in enumerate(names.CHANNELS)
         if item[6] == 16
     ]
-    con.executemany("insert into acquisition_links values (?, ?, ?, ?, ?)", links)
+    con.executemany("insert or ignore into acquisition_links values (?, ?, ?, ?, ?)", links)
     rows = []
     for place, state in enumerate(channel_ids(people)):
         if place < len(names.CHANNELS) and names.CHANNELS[place][6] == 16:
@@ -225,7 +238,7 @@ def _ways(con: sqlite3.Connection, rng: np.random.Generator, people: People, tim
         shop = place - len(names.CHANNELS)
         users = userids[shop :: people.stores][:100] if shop >= 0 else userids[:20]
         rows.append((keys[place], 2, 2, state, state, json.dumps(users), 1, int(time.end - 80 * DAY + place), 0, 1))
-    con.executemany("insert into contact_ways values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    con.executemany("insert or ignore into contact_ways values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _behavior(
@@ -254,7 +267,7 @@ def _behavior(
             "new_contact_cnt": new,
         }
     )
-    _fill(con, "behavior", frame)
+    _fill(con, "behavior", frame.filter(pl.Series(start + DAY <= time.view)))
 
 
 SCENES = ("ADD_SCENE_QR_CODE", "ADD_SCENE_SEARCH", "ADD_SCENE_PROFILE_CARD", "ADD_SCENE_PAID", "ADD_SCENE_OTHERS")
@@ -265,11 +278,12 @@ def _followers(
 ) -> None:
     """Official Account followers (a few have left); the Mini Program account is there for its code exchanges."""
     con.executemany(
-        "insert into oa_accounts values (?, ?, 1)",
+        "insert or ignore into oa_accounts values (?, ?, 1)",
         [(names.OA_APPID, names.OA_SECRET), (names.MP_APPID, names.MP_SECRET)],
     )
     con.executemany(
-        "insert into oa_tags values (?, ?, ?)", [(names.OA_APPID, 2, "星标组"), (names.OA_APPID, 100, "老会员")]
+        "insert or ignore into oa_tags values (?, ?, ?)",
+        [(names.OA_APPID, 2, "星标组"), (names.OA_APPID, 100, "老会员")],
     )
     account = np.flatnonzero(people.account_oa)
     stays = rng.random(len(account)) < 0.94
@@ -290,4 +304,4 @@ def _followers(
             "tag_ids": pick(rng.random(len(account)) < 0.1, pl.lit("100"), ""),
         }
     )
-    _fill(con, "oa_followers", frame)
+    _fill(con, "oa_followers", frame.filter(pl.Series(at < time.view)))

@@ -71,6 +71,36 @@ def test_generating_again_replaces_what_was_there(tmp_path: Path) -> None:
     assert not (tmp_path / "events" / "sensors" / "old-2020-01.log").exists()
 
 
+def test_the_same_brand_can_be_met_day_after_day(tmp_path: Path) -> None:
+    def view(day: int, *, grow: bool) -> dict[str, Any]:
+        generate(tmp_path, people=900, events=6_000, seed=5, as_of=AS_OF, until=date(2026, 11, day), grow=grow)
+        tables = {
+            name: {row[0]: row for row in query(tmp_path / "brand.sqlite", f"select {key}, t.* from {name} as t")}
+            for name, key in (("members", "member_id"), ("orders", "order_id"), ("crm_contacts", "crm_id"))
+        }
+        text = [path.read_text("utf-8").splitlines() for path in sorted((tmp_path / "events").rglob("*-*"))]
+        relations = query(tmp_path / "wecom.sqlite", "select userid, external_userid from relations")
+        return {"tables": tables, "lines": Counter(line for part in text for line in part), "relations": set(relations)}
+
+    first = view(1, grow=False)
+    con = sqlite3.connect(tmp_path / "wecom.sqlite")
+    con.execute("update relations set tag_ids = 'etours' where rid = 5")
+    con.commit()
+    con.close()
+    second = view(8, grow=True)
+    assert first["lines"] <= second["lines"]
+    assert first["lines"].total() < second["lines"].total()
+    assert first["relations"] < second["relations"]
+    assert query(tmp_path / "wecom.sqlite", "select tag_ids from relations where rid = 5") == [("etours",)]
+    since = {"members": "2026-11-01", "orders": "2026-11-01", "crm_contacts": 1_793_462_400}
+    for name, rows in second["tables"].items():
+        assert first["tables"][name].keys() < rows.keys()
+        changed = [row for key, row in rows.items() if first["tables"][name].get(key) != row]
+        assert all(row[-1] >= since[name] for row in changed)  # a cursor on updated_at finds every change
+    whole = pl.read_parquet(tmp_path / "truth" / "orders.parquet")
+    assert whole.height > len(second["tables"]["orders"])
+
+
 def test_events_are_counted_exactly_with_repeats_and_broken_lines_beside(brand: tuple[Path, BrandReport]) -> None:
     path, report = brand
     records, broken = lines(path / "events")

@@ -89,6 +89,14 @@ def _unzipped(path: Path, folder: Path, name: str) -> Path:
     return target
 
 
+def encoding_of(path: Path) -> str:
+    """What a person is told of a file's text: its encoding, or its format where it is no text."""
+    with tempfile.TemporaryDirectory(prefix="cdp-text-") as folder:
+        plain = _unzipped(path, Path(folder), path.name)
+        kind = format_of(plain, path.name)
+        return as_utf8(plain, "auto", Path(folder), path.name).encoding if kind in ("csv", "jsonl") else kind
+
+
 def format_of(path: Path, name: str) -> str:
     """The format by the first bytes, else by the suffix: exports lie about their suffix."""
     with path.open("rb") as handle:

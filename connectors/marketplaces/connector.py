@@ -18,7 +18,7 @@ from cdp.errors import CdpError, FatalError
 from cdp.streams import Batch, Reject, SourceCheck, Stream
 from connectors import canonical
 from connectors.files.discover import find, raise_all, unread
-from connectors.files.reader import Part, read
+from connectors.files.reader import Part, encoding_of, read
 from connectors.mapping import apply, cleaned
 from connectors.marketplaces.profile import Profile, ProfileColumn, load_profiles, profile_called, recognise
 from connectors.registry import SourceContext
@@ -120,7 +120,7 @@ class ShopExportConnector:
                 used |= set(known)
         unused = tuple(name for name in part.frame.columns if name not in used and name != "_row_number")
         rows = part.frame.height + len(part.rejects)
-        return Preview(profile, "", rows, frames, tuple(rejects), unused)
+        return Preview(profile, encoding_of(path), rows, frames, tuple(rejects), unused)
 
     def check(self) -> SourceCheck:
         try:

@@ -238,3 +238,37 @@ def test_every_profile_recognises_itself_alone() -> None:
     for profile in profiles.values():
         core = [item if isinstance(item, str) else item[0] for item in profile.requires]
         assert [other.name for other in profiles.values() if other.fits(core)] == [profile.name]
+
+
+def test_xiaohongshu_adds_up_what_was_paid_per_sku(inbox: Path) -> None:
+    text = (
+        "订单号,订单状态,售后状态,支付时间,订单创建时间,SKU名称,SKU规格,SKU件数,商品总价(元),商家应收金额(元)（支付金额）\n"
+        "P1,已完成,无售后,2026-01-01 10:00:00,2026-01-01 09:59:00,奶粉,1段,1,50,45.5\n"
+        "P1,已完成,无售后,2026-01-01 10:00:00,2026-01-01 09:59:00,奶粉,2段,2,80,70\n"
+        "P2,待配货,无售后,2026-01-02 10:00:00,2026-01-02 09:59:00,尿布,L,1,20,20\n"
+    )
+    (inbox / "xhs.csv").write_text(text, encoding="utf-8-sig")
+    brand = _brand(inbox)
+    brand.land("shop")
+    assert _orders(brand, "order_id, platform, amount::text, status, paid_at::text") == [
+        ("P1", "xiaohongshu", "115.50", "done", "2026-01-01 02:00:00+00"),
+        ("P2", "xiaohongshu", "20.00", "paid", "2026-01-02 02:00:00+00"),
+    ]
+    assert len(_lines(brand, "line_id")) == 3
+
+
+def test_kuaishou_orders(inbox: Path) -> None:
+    text = (
+        "订单号,订单创建时间,订单支付时间,订单状态,实付款,快递费,店铺优惠,平台补贴,成交数量,商品名称,商品ID,商品规格,SKU编码,商品单价,"
+        "渠道,CPS达人ID,收货人电话,收货地址-市,发货时间\n"
+        "K1,2026-01-01 10:00:00,2026-01-01 10:00:30,交易成功,￥45.50,0,5,1,1,奶粉,9,1段,S1,50,分销,77,138****0000,杭州市,\n"
+        "K2,2026-01-02 10:00:00,,待付款,20,0,0,0,1,尿布,8,L,-,20,自建,-,,,\n"
+    )
+    (inbox / "ks.csv").write_bytes(text.encode("gb18030"))
+    brand = _brand(inbox)
+    brand.land("shop")
+    assert _orders(brand, "order_id, platform, amount::text, status, campaign_id, receiver_phone, channel") == [
+        ("K1", "kuaishou", "45.50", "done", "77", None, "分销"),
+        ("K2", "kuaishou", "20.00", "created", None, None, "自建"),
+    ]
+    assert _lines(brand, "sku, quantity, price::text") == [("S1", 1, "50.00"), (None, 1, "20.00")]

@@ -130,7 +130,7 @@ def test_load_previews_and_lands_an_export(brand: Brand) -> None:
     path = brand.root / "export.csv"
     path.write_bytes(text.encode("gb18030"))
     told = _ok(brand, "load", str(path), "--shop", "main", "--yes", "--rejects", str(brand.root / "bad.xlsx"))
-    assert "profile `taobao_orders`" in told
+    assert "profile `taobao_orders`), gb18030" in told
     assert "2 received = 1 landed + 0 duplicates + 1 rejected" in told
     assert fastexcel.read_excel(brand.root / "bad.xlsx").load_sheet(0).to_polars().height == 1
     assert "0 received" in _ok(brand, "load", str(path), "--shop", "main", "--yes")

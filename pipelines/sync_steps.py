@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
@@ -66,17 +67,32 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Desk:
-    """One home's configuration, ledger and WeCom client, open together."""
+    """One home's configuration and ledger, open together; the WeCom client is made when first asked for, so that
+    showing and approving need no secret."""
 
     home: Home
     brand: BrandConfig
     config: SyncConfig
+    source: WeComSource
     tags: TagsConfig
     ledger: SyncLedger
-    client: WeComClient
     who: str
     now: Now
     environment: Mapping[str, str]
+
+    @cached_property
+    def client(self) -> WeComClient:
+        """The client of the source that is written to. Raises `ConfigError` when its secret is not set."""
+        pace = {"calls_per_second": self.config.limits.calls_per_second, "error_kinds": self.config.errors}
+        limits = Limits(**{**pace, **self.source.options})
+        return client_of(
+            self.source, root=self.home.root, environment=self.environment, where=self.config.source, limits=limits
+        )
+
+    def close(self) -> None:
+        """Give back the client's connections, if there is one."""
+        if "client" in vars(self):
+            self.client.close()
 
     def session(self, *, stop: Callable[[], str | None] | None = None, progress: Progress | None = None) -> Session:
         """What apply and verify work with; the kill switch file of the home always counts."""
@@ -96,7 +112,7 @@ class Desk:
 def desk(
     home: Home, *, who: str | None = None, now: Now = utc_now, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Desk]:
-    """Open a home's sync. Raises `ConfigError` for faults in its files or a missing secret."""
+    """Open a home's sync. Raises `ConfigError` for faults in its files."""
     config = load_config(home, "sync.yaml", SyncConfig)
     settings = load_config(home, "sources.yaml", SourcesConfig).sources.get(config.source)
     if not isinstance(settings, WeComSource):
@@ -104,13 +120,13 @@ def desk(
             f"config/sync.yaml: source `{config.source}` is no WeCom source of config/sources.yaml",
             hint="set `source:` to the name of the source with `connector: wecom`",
         )
-    limits = Limits(
-        **{"calls_per_second": config.limits.calls_per_second, "error_kinds": config.errors, **settings.options}
-    )
-    client = client_of(settings, root=home.root, environment=environment, where=config.source, limits=limits)
     brand, tags = load_config(home, "cdp.yaml", BrandConfig), load_config(home, "tags.yaml", TagsConfig)
-    with SyncLedger(home.sync_ledger) as ledger, client:
-        yield Desk(home, brand, config, tags, ledger, client, who or user(environment), now, environment)
+    with SyncLedger(home.sync_ledger) as ledger:
+        opened = Desk(home, brand, config, settings, tags, ledger, who or user(environment), now, environment)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
 
 def user(environment: Mapping[str, str] = os.environ) -> str:

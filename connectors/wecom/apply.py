@@ -19,7 +19,7 @@ from cdp.sync.config import SyncConfig
 from cdp.sync.ledger import Lease, LeaseLostError, Ledger, Moved, Op
 from cdp.sync.model import RegisteredTag
 from connectors.wecom.client import WeComClient
-from connectors.wecom.pace import Pacer
+from connectors.wecom.pace import HourBudget, Pacer
 from connectors.wecom.replies import GONE_CODES, WeComError
 
 MARK = "externalcontact/mark_tag"
@@ -75,6 +75,7 @@ class Sender:
         self._clock, self._sleep = clock, sleep
         limits = config.limits
         self._pacer = Pacer(limits.calls_per_second, clock=clock, sleep=sleep, burst=limits.concurrency)
+        self._budget = HourBudget(int(limits.hourly_calls * (1 - limits.reserve)), clock=clock)
         self._queue = Queue(limits.concurrency)
         self._breaker = Breaker(config)
         self._ids = {tag.key: tag for tag in ledger.register()}
@@ -143,7 +144,7 @@ class Sender:
             self._halt = halt
             self._queue.close()
             return answered
-        delay = self._pacer.reserve()
+        delay = max(self._pacer.reserve(), self._budget.reserve())
         if delay > 0.01 and answered is not None:
             self._ledger.move(self._run, self._lease, [answered], now=self._now())
             answered = None

@@ -1,4 +1,4 @@
-"""How fast we call one interface: a token bucket that slows down when told to and recovers by itself."""
+"""How fast we call one interface: a token bucket that slows down when told to, and a budget for the hour."""
 
 from __future__ import annotations
 
@@ -76,3 +76,23 @@ class Pacer:
         """No call for the next *seconds*."""
         with self._lock:
             self._blocked = (self._clock(), seconds)
+
+
+class HourBudget:
+    """Calls one run may make in an hour, so that other apps of the corp have theirs. Times are seconds of *clock*."""
+
+    def __init__(self, calls: int, *, clock: Callable[[], float]) -> None:
+        self._calls = max(calls, 1)
+        self._clock = clock
+        self._began = clock()
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def reserve(self) -> float:
+        """Book one call; returns the seconds to sleep before making it, until the hour is over."""
+        with self._lock:
+            elapsed = self._clock() - self._began
+            if not 0 <= elapsed < 3600:
+                self._began, self._used, elapsed = self._clock(), 0, 0.0
+            self._used += 1
+            return 0.0 if self._used <= self._calls else 3600 - elapsed

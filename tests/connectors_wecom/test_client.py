@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from connectors.wecom.client import Limits, WeComClient
-from connectors.wecom.pace import Pacer
+from connectors.wecom.pace import HourBudget, Pacer
 from connectors.wecom.replies import KINDS, WeComError, WeComFatalError, WeComItemError, kind_of
 
 SECRET = "planted-secret"
@@ -196,6 +196,16 @@ def test_the_pace_holds_slows_and_recovers() -> None:
     for _ in range(100):
         pace.good()
     assert pace.per_second == 10
+
+
+def test_an_hour_has_a_budget_and_the_next_hour_a_new_one() -> None:
+    clock = Clock()
+    budget = HourBudget(3, clock=clock)
+    assert [budget.reserve() for _ in range(3)] == [0, 0, 0]
+    clock.now += 600
+    assert budget.reserve() == 3000
+    clock.now += 3000
+    assert [budget.reserve() for _ in range(4)] == [0, 0, 0, 3600]
 
 
 def test_a_clock_that_jumps_cannot_stall_or_flood() -> None:

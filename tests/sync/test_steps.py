@@ -198,6 +198,7 @@ def test_a_missing_secret_or_source_is_a_configuration_error(place: Place, monke
     code, text = place.run("plan")
     assert code == 5
     assert "WECOM_SECRET" in text
+    assert place.run("status")[0] == 0  # looking and deciding need no secret
     write(place.home.config / "sync.yaml", SYNC | {"source": "other"})
     assert "no WeCom source" in place.run("plan")[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,8 @@ from datetime import datetime
 import duckdb
 import numpy as np
 import polars as pl
+import sqlglot
+from sqlglot import exp
 
 from cdp.config import nearest
 from cdp.errors import ConfigError
@@ -21,6 +24,9 @@ from cdp.tags.expressions import check
 from warehouse.analytics_common import MARTS, Cut, Table, business_cut, quoted, view_of, write_marts
 
 _NAMES = "event_name"
+# Properties of business events that conditions may name like columns.
+_DERIVED = {"is_new": "boolean", "state": "text", "staff_userid": "text", "chat_id": "text", "appid": "text"}
+_PROPERTY = {"staff_userid": "userid"}
 _Z = 1.959963984540054  # two-sided 95 %
 
 
@@ -77,6 +83,26 @@ def version_of(funnel: Funnel) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
+def with_properties(condition: str) -> str:
+    """*condition* with `properties.name`, and the named properties of business events, read from the JSON column."""
+    tree = sqlglot.parse_one(condition, dialect="duckdb")
+
+    def read(node: exp.Expression) -> exp.Expression:
+        if not isinstance(node, exp.Column):
+            return node
+        name = (
+            node.name if node.table == "properties" else node.name if node.name in _DERIVED and not node.table else None
+        )
+        if name is None:
+            return node
+        found = f"json_extract_string(properties, '$.{_PROPERTY.get(name, name)}')"
+        if _DERIVED.get(name) == "boolean":
+            found = f"coalesce({found} = 'true', false)"
+        return sqlglot.parse_one(found, dialect="duckdb")
+
+    return tree.transform(read).sql(dialect="duckdb")
+
+
 # ---------------------------------------------------------------- checking
 
 
@@ -96,7 +122,11 @@ def _faults(funnel: Funnel, tables: dict[str, list[str]]) -> list[str]:
     conditions = [(f"steps.{step.id}.where", step.where) for step in funnel.steps]
     conditions += [(f"exclude.{number}.where", item.where) for number, item in enumerate(funnel.exclude)]
     for place, condition in conditions:
-        found += check(condition, journey, where=f"{funnel.id}.{place}")[1] if condition else []
+        if condition:
+            known = [*journey, *_DERIVED]
+            found += check(re.sub(r"\bproperties[.]\w+", "properties", condition), known, where=f"{funnel.id}.{place}")[
+                1
+            ]
     columns = [(f"hold.{name}", name) for name in funnel.hold if not all(name in s.hold for s in funnel.steps)]
     columns += [(f"steps.{s.id}.hold.{name}", column) for s in funnel.steps for name, column in s.hold.items()]
     found += [f"{funnel.id}.{place}: {_unknown(name, journey)}" for place, name in columns if name not in journey]
@@ -183,6 +213,7 @@ def _hold_mappings(funnel: Funnel) -> list[tuple[tuple[str, ...], list[int]]]:
 
 
 def _matches(events: Sequence[str], where: str | None) -> str:
+    where = with_properties(where) if where else None
     names = ", ".join(quoted(name) for name in events)
     condition = f"{_NAMES} in ({names})"
     return f"{condition} and ({where})" if where else condition

@@ -1,0 +1,232 @@
+"""Funnels on the journey: conditions, hold keys, breakdowns, buckets, maturity, evidence, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import pytest
+
+from cdp.config import parse
+from cdp.errors import ConfigError
+from cdp.funnels.config import FunnelsConfig
+from tests.analytics.brand import AS_OF, ZONE, at, build_marts, insert, open_memory
+from warehouse.analytics import build_funnels
+
+MARTS = "marts_db.marts"
+
+
+def build(con: duckdb.DuckDBPyConnection, text: str) -> None:
+    build_funnels(con, parse(text, FunnelsConfig, file="funnels.yaml"), as_of=AS_OF, timezone=ZONE)
+
+
+def journey(con: duckdb.DuckDBPyConnection, *events: tuple[Any, ...]) -> None:
+    """(person, name, brand-local time, further columns)."""
+    for number, (one_id, name, when, *more) in enumerate(events):
+        row = {"event_key": f"{one_id}-{number:03d}", "one_id": one_id, "event_name": name, "event_at": at(when)}
+        insert(con, "fct_journey", [row | (more[0] if more else {})])
+
+
+def reached(con: duckdb.DuckDBPyConnection, where: str = "all_buckets and all_values") -> list[int]:
+    rows = con.execute(
+        f"select reached from {MARTS}.fct_funnel_steps where {where} order by funnel_id, step_no"
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+TWO = "funnels: [{id: f, steps: [{id: a, event: a}, {id: b, event: b}], window: {total: 2d}%s}]"
+
+
+def test_conditions_read_columns_and_properties(con: duckdb.DuckDBPyConnection) -> None:
+    new, old = {"properties": '{"is_new": true, "level": "vip"}'}, {"properties": '{"is_new": false}'}
+    journey(con, ("p", "a", "2026-02-01 10:00", new), ("q", "a", "2026-02-01 10:00", old))
+    build(con, "funnels: [{id: f, steps: [{id: a, event: a, where: is_new}]}]")
+    assert reached(con) == [1]
+    build(con, """funnels: [{id: f, steps: [{id: a, event: a, where: "properties.level = 'vip'"}]}]""")
+    assert reached(con) == [1]
+
+
+def test_hold_keys_equal_the_funnel_on_a_joined_key(con: duckdb.DuckDBPyConnection) -> None:
+    """Two orders of one person: each is its own unit, and their events do not mix."""
+    journey(
+        con,
+        ("p", "created", "2026-02-01 10:00", {"order_key": "o1", "campaign_id": "x"}),
+        ("p", "created", "2026-02-01 11:00", {"order_key": "o2", "campaign_id": "x"}),
+        ("p", "paid", "2026-02-01 12:00", {"order_key": "o2", "campaign_id": "x"}),
+        ("p", "paid", "2026-02-01 12:00", {"order_key": "o1", "campaign_id": "y"}),
+        ("q", "created", "2026-02-01 10:00"),
+    )
+    steps = "steps: [{id: c, event: created}, {id: p, event: paid}]"
+    build(con, f"funnels: [{{id: f, hold: [order_key], {steps}}}]")
+    assert reached(con) == [2, 2]
+    build(con, f"funnels: [{{id: f, hold: [order_key, campaign_id], {steps}}}]")
+    assert reached(con) == [2, 1]
+    held = con.execute(f"select hold_key, level from {MARTS}.fct_funnel_people order by 1").fetchall()
+    assert held == [(["o1", "x"], 1), (["o2", "x"], 2)]
+
+
+def test_hold_keys_may_be_named_differently_per_step(con: duckdb.DuckDBPyConnection) -> None:
+    journey(
+        con,
+        ("p", "viewed", "2026-02-01 10:00", {"product_id": "k1"}),
+        ("p", "shared", "2026-02-01 11:00", {"campaign_id": "k1"}),
+        ("p", "viewed", "2026-02-01 10:00", {"product_id": "k2"}),
+        ("p", "shared", "2026-02-01 09:00", {"campaign_id": "k2"}),
+    )
+    build(
+        con,
+        """
+funnels:
+  - id: f
+    hold: [thing]
+    steps:
+      - {id: v, event: viewed, hold: {thing: product_id}}
+      - {id: s, event: shared, hold: {thing: campaign_id}}
+""",
+    )
+    held = con.execute(f"select hold_key, level from {MARTS}.fct_funnel_people order by 1").fetchall()
+    assert held == [(["k1"], 2), (["k2"], 1)]
+
+
+def test_breakdowns_are_taken_where_they_are_asked_for(con: duckdb.DuckDBPyConnection) -> None:
+    insert(con, "dim_people", [{"one_id": "p", "city": "上海"}])
+    for number, (when, channel) in enumerate(
+        (("2026-01-01 10:00", "t1"), ("2026-01-20 10:00", "t2"), ("2026-02-09 10:00", "t3"))
+    ):
+        insert(
+            con, "fct_touches", [{"touch_key": f"t{number}", "one_id": "p", "touched_at": at(when), "channel": channel}]
+        )
+    journey(con, ("p", "a", "2026-02-01 10:00", {"channel": "c1"}), ("p", "b", "2026-02-02 10:00", {"channel": "c2"}))
+    expected = {"entry": "c1", "step:b": "c2", "first_touch": "t1", "last_touch": "t2"}
+    for where, value in expected.items():
+        build(con, TWO % f", breakdown: {{by: channel, at: '{where}'}}")
+        assert con.execute(f"select breakdown_value from {MARTS}.fct_funnel_people").fetchall() == [(value,)]
+    build(con, TWO % ", breakdown: {by: city, at: person}")
+    assert con.execute(f"select breakdown_value from {MARTS}.fct_funnel_people").fetchall() == [("上海",)]
+
+
+@pytest.mark.parametrize("options", ["", ", order: adjacent", ", entry: each", ", entry: first", ", order: any"])
+def test_parts_sum_to_the_whole_and_counts_follow_from_the_evidence(options: str) -> None:
+    con = open_memory(AS_OF, ZONE)
+    build_marts(con, people=200, seed=11)
+    con.execute(f"update {MARTS}.fct_journey set channel = null where hash(event_key) % 5 = 0")
+    build(
+        con,
+        "funnels: [{id: f, steps: [{id: v, event: [page_view, product_view]}, {id: c, event: add_to_cart},"
+        " {id: p, event: order_paid}], window: {total: 30d}, breakdown: {by: channel}, bucket: {grain: week}%s}]"
+        % options,
+    )
+    wrong = con.execute(
+        f"""
+        select step_no from {MARTS}.fct_funnel_steps group by step_no
+        having sum(reached) filter (where all_buckets and all_values) <> sum(reached) filter (where not all_buckets
+            and not all_values)
+            or sum(reached) filter (where all_buckets and all_values) <> sum(reached) filter (where all_buckets and
+                not all_values)
+            or sum(entered) filter (where all_buckets and all_values) <> sum(entered) filter (where not all_buckets
+                and all_values)
+        """
+    ).fetchall()
+    assert wrong == []
+    recounted = con.execute(
+        f"select unnest(step_nos) as n, count(*) from {MARTS}.fct_funnel_people group by n order by n"
+    ).fetchall()
+    assert [count for _, count in recounted] == [count for count in reached(con) if count]
+    lost = con.execute(
+        f"select count(*) from (select unnest(event_keys) as event_key from {MARTS}.fct_funnel_people) as e"
+        f" anti join {MARTS}.fct_journey as j on j.event_key = e.event_key"
+    ).fetchall()
+    assert lost == [(0,)]
+    con.close()
+
+
+def test_a_young_entry_never_changes_the_matured_rate(con: duckdb.DuckDBPyConnection) -> None:
+    journey(con, ("p", "a", "2026-01-01 10:00"), ("p", "b", "2026-01-02 10:00"), ("q", "a", "2026-01-01 10:00"))
+    build(con, TWO % "")
+    query = (
+        f"select matured_entered, matured_reached, matured_rate, matured_rate_low from {MARTS}.fct_funnel_steps"
+        " where all_buckets and all_values order by step_no"
+    )
+    before = con.execute(query).fetchall()
+    journey(con, ("young", "a", "2026-03-01 20:00"))
+    build(con, TWO % "")
+    assert con.execute(query).fetchall() == before
+    assert con.execute(f"select max(entered) from {MARTS}.fct_funnel_steps").fetchall() == [(3,)]
+    build(con, TWO % ", mature_only: true")
+    assert con.execute(f"select max(entered) from {MARTS}.fct_funnel_steps").fetchall() == [(2,)]
+
+
+def test_natural_days_end_at_the_brands_midnight(con: duckdb.DuckDBPyConnection) -> None:
+    journey(
+        con,
+        ("p", "a", "2026-02-01 23:50"),
+        ("p", "b", "2026-02-01 23:59"),
+        ("q", "a", "2026-02-01 23:50"),
+        ("q", "b", "2026-02-02 00:01"),
+    )
+    for days, expected in ((1, [2, 1]), (2, [2, 2])):
+        steps = "steps: [{id: a, event: a}, {id: b, event: b}]"
+        build(con, f"funnels: [{{id: f, {steps}, window: {{total: {days}d, clock: natural_day}}}}]")
+        assert reached(con) == expected
+    ends = con.execute(f"select distinct window_ends_at from {MARTS}.fct_funnel_people").fetchall()
+    assert ends[0][0].isoformat().startswith("2026-02-02T15:59:59.999999")
+
+
+def test_adjacency_ignores_what_a_filter_would_leave(con: duckdb.DuckDBPyConnection) -> None:
+    text = "funnels: [{id: f, order: adjacent, universe: [a, b, x], steps: [{id: a, event: a}, {id: b, event: b}]}]"
+    journey(con, ("p", "a", "2026-02-01 10:00"), ("p", "x", "2026-02-01 10:30"), ("p", "b", "2026-02-01 11:00"))
+    journey(con, ("q", "a", "2026-02-01 10:00"), ("q", "noise", "2026-02-01 10:30"), ("q", "b", "2026-02-01 11:00"))
+    build(con, text)
+    found = con.execute(f"select one_id, level from {MARTS}.fct_funnel_people order by 1").fetchall()
+    assert found == [("p", 1), ("q", 2)]
+
+
+def test_outcomes_tell_why_a_person_stopped(con: duckdb.DuckDBPyConnection) -> None:
+    journey(
+        con,
+        ("done", "a", "2026-02-01 10:00"),
+        ("done", "b", "2026-02-01 11:00"),
+        ("ended", "a", "2026-02-01 10:00"),
+        ("open", "a", "2026-03-01 10:00"),
+        ("out", "a", "2026-02-01 10:00"),
+        ("out", "x", "2026-02-01 10:30"),
+        ("out", "b", "2026-02-01 11:00"),
+    )
+    build(con, TWO % ", exclude: [{event: x, from: a, to: b}]")
+    found = dict(con.execute(f"select one_id, outcome from {MARTS}.fct_funnel_people").fetchall())
+    assert found == {"done": "completed", "ended": "window_ended", "open": "window_open", "out": "excluded"}
+    entered = con.execute(
+        f"select entered, reached from {MARTS}.fct_funnel_steps where all_buckets and all_values"
+    ).fetchall()
+    assert entered == [(4, 3), (4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{id: f, steps: [{id: a, event: a, where: "chanel = 1"}]}', "no column `chanel`; did you mean `channel`"),
+        ("{id: f, steps: [{id: a, event: a}], breakdown: {by: chanel}}", "no column `chanel`; did you mean `channel`"),
+        ("{id: f, steps: [{id: a, event: a}], hold: [order_kei]}", "did you mean `order_key`"),
+    ],
+)
+def test_a_misspelt_column_is_told_before_anything_runs(
+    con: duckdb.DuckDBPyConnection, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(con, f"funnels: [{text}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: [{id: a, event: a}, {id: a, event: b}]", "step id `a` is used twice"),
+        ("steps: [{id: a, event: a, optional: true}]", "the first step cannot be optional"),
+        ("steps: [{id: a, event: a}], exclude: [{event: x, from: b}]", "no step `b`; steps: a"),
+        ("steps: [{id: a, event: a}], order: any, entry: each", "`entry: each` needs an order"),
+        ("steps: [{id: a, event: a}], window: {total: 90m, clock: natural_day}", "whole number of days"),
+        ("steps: [{id: a, event: a}], window: {total: soon}", "expected a length such as"),
+    ],
+)
+def test_options_that_contradict_each_other_are_told(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(f"funnels: [{{id: f, {text}}}]", FunnelsConfig, file="funnels.yaml")

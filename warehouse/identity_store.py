@@ -395,7 +395,7 @@ def _report(
         coalesce(max(identifier_count), 0) from identity.person""").fetchall()[0]
     map_hash = _map_hash(con, "run_to is null")
     if before:
-        map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run}") ^ _map_hash(con, f"run_to = {run}")
+        map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run} or run_to = {run}")
     return IdentityReport(
         run=run,
         run_id=run_id,

@@ -424,11 +424,11 @@ def _share(
     """Isolate shared devices, leave shared contacts with their best owners.
 
     Returns the isolated nodes, nodes of platform types that should be a function but are not, each node's largest
-    number of class-0 neighbours, and the places that stay.
+    number of neighbours of one type of class 0 or 1, and the places that stay.
     """
     a, b = neighbour_pairs(places, types, table)
     neighbours = np.zeros(len(types), dtype=np.int32)
-    persons = table.class_[types[b]] == 0
+    persons = table.class_[types[b]] <= 1
     np.maximum.at(neighbours, *_neighbour_counts(a[persons], b[persons], types, table))
     node, kind, _ = over_limit(a, b, types, table)
     policy = np.array(table.policy)[types[node]]

@@ -215,5 +215,5 @@ class Resolution:
     links: Links
     contested_edges: int
     data_errors: Small  # final nodes of a functional type that had several parents
-    neighbours: Small  # most distinct class-0 neighbours per final node, for the gate
+    neighbours: Small  # most neighbours of one type of class 0 or 1 per final node, for the gate
     extent: Small  # per given node: what must be resolved together with it when it changes

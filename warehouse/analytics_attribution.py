@@ -248,7 +248,9 @@ def _channels_sql(settings: AttributionConfig, channels: list[str], model: Marko
         with effects (channel, removal_effect, removal_low, removal_high) as ({effects_sql}),
         incremental as ({controls or none}),
         credited as (
-            select model, channel, sum(credit) filter (where kind = 'sale') as credited_orders,
+            -- Added as decimals: sums of floats would depend on the order in which threads add them.
+            select model, channel,
+                cast(sum(cast(credit as decimal(28, 15))) filter (where kind = 'sale') as double) as credited_orders,
                 sum(amount) as credited_net, sum(amount) filter (where kind = 'sale') as credited_gross,
                 count(distinct order_key) as orders_touched
             from temp.attribution_credit group by model, channel

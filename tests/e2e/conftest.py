@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from app.demo import AS_OF, outside_world, prepare
 from pipelines.run import RunOutcome, run_job
 from sandbox.server import RunningServer
 from warehouse.home import Home
+from warehouse.reader import connect
 
 PEOPLE = 4_000
 EVENTS = 40_000
@@ -45,3 +48,30 @@ def whole_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeWay]:
     assert AS_OF.isoformat() == "2026-11-20"
     with outside_world(home) as server:
         yield WholeWay(home, server, run_job(home, as_of=CUT))
+
+
+# What a run's own doing outside, or the time of reading, changes; never what was computed.
+VOLATILE_COLUMNS = {"read_at", "recorded_at", "tag_ids"}
+VOLATILE_TABLES = {"fct_tag_sync"}
+
+
+def content(home: Home) -> dict[str, object]:
+    """Row count and an order-free hash of every table of the published version."""
+    with connect(home) as con:
+        names = con.execute("select table_name from information_schema.tables where table_schema = 'marts'").fetchall()
+        found: dict[str, object] = {}
+        for (name,) in sorted(names):
+            if name in VOLATILE_TABLES:
+                continue
+            columns = [row[0] for row in con.execute(f"describe marts.{name}").fetchall()]
+            kept = ", ".join(f'"{column}"' for column in columns if column not in VOLATILE_COLUMNS)
+            rows = con.execute(f"select count(*), sum(hash({kept})::hugeint)::varchar from marts.{name}").fetchall()
+            found[name] = rows[0]
+        return found
+
+
+def held_tags(state: Path) -> dict[tuple[str, str], set[str]]:
+    """(userid, external_userid) -> tag ids, straight from the server's database."""
+    with sqlite3.connect(state) as con:
+        rows = con.execute("select userid, external_userid, tag_ids from relations").fetchall()
+    return {(userid, external): {tag for tag in re.split(r"[ ,]+", tags) if tag} for userid, external, tags in rows}

@@ -43,7 +43,6 @@ from connectors.wecom.replies import WeComError
 from connectors.wecom.sync import ApplyReport, Progress, Session
 from connectors.wecom.verify import VerifyReport, read_staff
 from warehouse import sync_drift, sync_explain, sync_plan
-from warehouse.connection import open_warehouse
 from warehouse.home import Home, load_config
 from warehouse.publish import current
 from warehouse.reader import open_version
@@ -51,7 +50,7 @@ from warehouse.secrets import identity_secret
 from warehouse.sync_drift import DriftReport
 from warehouse.sync_inputs import gather, group_specs, policies, published_relations
 from warehouse.sync_ledger import SyncLedger
-from warehouse.sync_pending import remember_keys
+from warehouse.sync_pending import refresh_keys
 from warehouse.sync_plan import StoredPlan
 
 Now = Callable[[], datetime]
@@ -236,15 +235,6 @@ def undo(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -
     return undone
 
 
-def remember_pending(desk: Desk) -> int:
-    """After an apply: keep the keyed identifiers of people whose tags wait. Raises `RetriableError` while a run is
-    writing the warehouse."""
-    with open_warehouse(
-        desk.home, as_of=desk.now(), timezone=desk.brand.timezone, read_only=True, memory_limit="1GiB"
-    ) as con:
-        return remember_keys(con, desk.ledger, identity_secret(desk.home), now=desk.now())
-
-
 def fire_pending(desk: Desk, *, stop: Callable[[], str | None] | None = None) -> ApplyReport | None:
     """Tag customers who were added since the last call, as callbacks tell, and whose tags were waiting. None when there
     are none. Meant to run every minute; what it does is a plan like any other, in the ledger and the audit log."""
@@ -324,6 +314,9 @@ def apply(
     except WeComError as error:
         alert(desk, "stopped", ready.plan_id, {"reason": f"{error.path} {error.errcode}"})
         raise
+    if ready.summary["kind"] == "sync" and ready.summary["pending"]:
+        kept = refresh_keys(desk.home, desk.ledger, now=desk.now(), timezone=desk.brand.timezone)
+        desk.ledger.audit(desk.who, "pending keys", now=desk.now(), plan_id=ready.plan_id, keys=kept)
     counts = {state: str(count) for state, count in report.counts.items()}
     if report.outcome == "DONE" and before in ("stopped", "partial"):
         alert(desk, "recovered", report.plan_id, counts)

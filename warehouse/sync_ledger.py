@@ -227,10 +227,6 @@ class SyncLedger:
             raise ConfigError(f"{what} named `{plan_id}`", hint="`cdp sync log` lists them")
         return found[0]
 
-    def set_plan_state(self, plan_id: str, state: str) -> None:
-        with self._write() as con:
-            con.execute("update plans set state = ? where plan_id = ?", (state, plan_id))
-
     def decide(
         self, plan_id: str, plan_hash: str, decision: str, *, who: str, reason: str, by_author: bool, now: datetime
     ) -> None:

@@ -133,10 +133,6 @@ def _tag_index(groups: Sequence[GroupSpec], register: Sequence[RegisteredTag]) -
     return numbered.with_columns(pl.col("tag").cast(pl.Int64))
 
 
-def _id_of(tag: RegisteredTag | None) -> str | None:
-    return tag.tag_id if tag is not None else None
-
-
 def _relations(state: State) -> pl.DataFrame:
     """Relations in sending order (by employee, then customer), numbered, with their person and whether we may touch
     them: the employee is in sight, the relation is active and the person known."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import polars as pl
 
 from cdp.errors import FatalError, RetriableError
 from cdp.sync.model import OpState, RegisteredTag
-
-RunState = Literal["running", "done", "partial", "stopped"]
 
 
 class LeaseHeldError(RetriableError):

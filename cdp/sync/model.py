@@ -80,7 +80,6 @@ class Remote:
 
     tags: tuple[RemoteTag, ...]
     staff: frozenset[str]
-    readable: bool = True
 
 
 @dataclass(frozen=True)

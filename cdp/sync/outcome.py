@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,15 +46,6 @@ def judge(
             what = ", ".join([*(f"+{key}" for key in missing), *(f"-{key}" for key in left)])
             moves.append(Moved(op.seq, "human_changed" if pair in changed_by_hand else "gap", None, what))
     return moves
-
-
-def expected_after(before: frozenset[str], ops: Sequence[tuple[Sequence[str], Sequence[str]]]) -> frozenset[str]:
-    """Tag ids after *ops* `(add ids, remove ids)`, in order."""
-    held = set(before)
-    for add, remove in ops:
-        held |= set(add)
-        held -= set(remove)
-    return frozenset(held)
 
 
 def find_drift(

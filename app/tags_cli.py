@@ -12,12 +12,15 @@ import typer
 from rich.table import Table
 
 from app.context import brand, config, console, home
+from cdp.metrics.durations import microseconds
 from cdp.tags.config import TagsConfig
 from warehouse.analytics import explain_tag, health_rows, plan_tags, set_manual_tag
 from warehouse.connection import open_warehouse
 from warehouse.reader import connect
 
 app = typer.Typer(no_args_is_help=True)
+# Tags stand at the start of the brand's day, so even fresh ones are up to a day old.
+_OPEN_DAY = 86_400_000_000
 
 
 @contextmanager
@@ -113,8 +116,12 @@ def health() -> None:
         rows = health_rows(con)
     table = _table("tag group", "status", "tagged", "entering", "leaving", "bound", "value", "allowed", "")
     previous = None
-    for name, status, reason, _, tagged, people, entering, leaving, metric, value, low, high, passed in rows:
+    ages = {group.id: microseconds(group.max_age) for group in _tags().tag_groups}
+    now = datetime.now(UTC)
+    for name, status, reason, as_of, tagged, people, entering, leaving, metric, value, low, high, passed in rows:
         share = f"{tagged / people:.1%}" if people else "–"
+        if as_of is None or (now - as_of).total_seconds() * 1_000_000 > ages.get(name, 0) + _OPEN_DAY:
+            status = f"[yellow]{status}, stale[/]"
         head = [name, status if not reason else f"{status}: {reason}", share, f"{entering:,}", f"{leaving:,}"]
         allowed = f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}" if metric else ""
         mark = "" if metric is None else "[green]ok[/]" if passed else "[red]out of bounds[/]"

@@ -10,6 +10,7 @@ one transaction each.
 from warehouse.analytics_funnel_reports import funnel_chart, run_published, stored_steps
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
 from warehouse.analytics_ltv import LtvReport, build_ltv
+from warehouse.analytics_metric_reports import repurchase
 from warehouse.analytics_metrics import MetricsReport, build_metrics
 from warehouse.analytics_tag_reports import (
     Explanation,
@@ -41,6 +42,7 @@ __all__ = [
     "health_rows",
     "plan_tags",
     "replay_tags",
+    "repurchase",
     "run_published",
     "set_manual_tag",
     "stored_steps",

@@ -79,7 +79,7 @@ def build_funnels(
 
 def version_of(funnel: Funnel) -> str:
     """Twelve hex digits that change whenever the definition changes (labels and owner aside)."""
-    body = funnel.model_dump(mode="json", by_alias=True, exclude={"label", "description", "owner", "engine"})
+    body = funnel.model_dump(mode="json", by_alias=True, exclude={"label", "description", "owner"})
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 

@@ -11,12 +11,21 @@ import polars as pl
 
 from cdp.metrics.config import MetricsConfig
 from cdp.metrics.decomposition import lmdi
+from cdp.metrics.units import Unit, check_product
 from warehouse.analytics_attribution import attribution_tables
 from warehouse.analytics_business import business_tables
 from warehouse.analytics_common import MARTS, Table, business_cut, frame, view_of, write_marts
 from warehouse.analytics_products import product_tables
 from warehouse.analytics_referral import referral_tables
 
+# The identity in units: whatever the factors become, their product must stay an amount of money.
+UNITS = {
+    "seeds": Unit.of(people=1),
+    "referral_multiple": Unit.of(),
+    "buyer_share": Unit.of(),
+    "orders_per_buyer": Unit.of(orders=1, people=-1),
+    "net_per_order": Unit.of(money=1, orders=-1),
+}
 FACTORS = ("seeds", "referral_multiple", "buyer_share", "orders_per_buyer", "net_per_order")
 
 
@@ -50,6 +59,7 @@ def build_metrics(
 def gmv_identity(con: duckdb.DuckDBPyConnection, metrics: MetricsConfig) -> pl.DataFrame:
     """Per closed period: net sales to reachable people as a product of five factors, and each factor's part of the
     change since the period before."""
+    check_product(UNITS, Unit.of(money=1))
     settings = metrics.gmv
     data = frame(
         con,

@@ -219,12 +219,15 @@ def replay_tags(
 
 def health_rows(con: duckdb.DuckDBPyConnection, *, marts: str = "marts") -> Sequence[tuple[Any, ...]]:
     """(tag_group, status, reason, as_of, tagged, people, entering, leaving, metric, value, low, high, passed) of the
-    newest run: one row per group and bound, a group without bounds once."""
+    newest run: one row per group and bound, a group without bounds once. *as_of*: when its tags were last published."""
     return con.execute(
         f"""
-        select runs.tag_group, runs.status, runs.reason, runs.as_of, runs.tagged, runs.people, runs.entering,
+        select runs.tag_group, runs.status, runs.reason, published.as_of, runs.tagged, runs.people, runs.entering,
             runs.leaving, health.metric, health.value, health.low, health.high, health.passed
         from {marts}.fct_tag_group_runs as runs
+        left join (
+            select tag_group, max(as_of) as as_of from {marts}.fct_tag_group_runs where status = 'published' group by 1
+        ) as published on published.tag_group = runs.tag_group
         left join {marts}.fct_tag_health as health on health.run = runs.run and health.tag_group = runs.tag_group
         where runs.run = (select max(run) from {marts}.fct_tag_group_runs)
         order by runs.tag_group, health.metric

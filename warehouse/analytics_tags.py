@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -326,11 +326,25 @@ def _apply_group(
         " (select count(*) from temp.tag_leave)"
     ).fetchall()[0]
     health = _health(con, group, people, cut)
-    reason = _reason_to_keep(con, group, health)
+    reason = _reason_to_keep(con, group, health) or _not_due(con, group, cut, version)
     if reason:
         return GroupReport(group.id, version, "kept", reason, counts[0], 0, 0, health), 0
     changed = _write_group(con, group, run, cut, version)
     return GroupReport(group.id, version, "published", None, counts[0], counts[1], counts[2], health), changed
+
+
+def _not_due(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime, version: str) -> str | None:
+    """Why a weekly group waits: its definition is the one published less than seven days ago."""
+    if group.refresh == "daily":
+        return None
+    last = con.execute(
+        "select as_of, tag_version from activation.tag_group_runs where tag_group = ? and status = 'published'"
+        " order by run desc limit 1",
+        [group.id],
+    ).fetchall()
+    if last and last[0][1] == version and cut < last[0][0] + timedelta(days=7) and cut != last[0][0]:
+        return f"refreshed weekly, last on {last[0][0]:%Y-%m-%d %H:%M}"
+    return None
 
 
 def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> None:
@@ -456,7 +470,30 @@ def _health(con: duckdb.DuckDBPyConnection, group: Group, people: int, cut: date
         found.append(HealthValue("psi", _psi(con), None, bounds.psi_max, bounds.severity))
     if bounds.daily_churn_max is not None and before:
         found.append(HealthValue("daily_churn", _churn(con, group, cut), None, bounds.daily_churn_max, bounds.severity))
+    if bounds.input_age_max:
+        limit = microseconds(bounds.input_age_max) / 3_600_000_000
+        found.append(HealthValue("input_age_hours", _input_age(con, group, cut), None, limit, bounds.severity))
     return tuple(found)
+
+
+# Where features come from: a group over features is as old as the newest row of these.
+_FEATURE_SOURCES = ("fct_orders", "fct_events", "fct_relations")
+
+
+def _input_age(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> float:
+    """Hours from the newest row the group reads to the cut; infinite when there is none."""
+    source = getattr(group, "source", None)
+    tables = [compiled.table_of(source)] if source else _FEATURE_SOURCES
+    newest = [
+        con.execute(
+            f"select max({compiled.TIME_COLUMNS[table]}) from {MARTS}.{table} where {compiled.TIME_COLUMNS[table]} < ?",
+            [cut],
+        ).fetchall()[0][0]
+        for table in tables
+        if table in compiled.TIME_COLUMNS
+    ]
+    known = [moment for moment in newest if moment is not None]
+    return (cut - max(known)).total_seconds() / 3600 if known else math.inf
 
 
 def _psi(con: duckdb.DuckDBPyConnection) -> float:
@@ -523,7 +560,7 @@ def _declared(tags: TagsConfig) -> pl.DataFrame:
             "tag_version": compiled.version_of(group, tags.scores),
             "is_exclusive": group.exclusive,
             "max_age": group.max_age,
-            "max_age_us": microseconds(group.max_age),
+            "consent_purpose": group.consent_purpose,
             "wecom_group": group.write_back.wecom.group if group.write_back.wecom else None,
             "reads": ", ".join(reads[group.id]),
         }
@@ -539,7 +576,7 @@ def _declared(tags: TagsConfig) -> pl.DataFrame:
         "tag_version": pl.String,
         "is_exclusive": pl.Boolean,
         "max_age": pl.String,
-        "max_age_us": pl.Int64,
+        "consent_purpose": pl.String,
         "wecom_group": pl.String,
         "reads": pl.String,
         "value": pl.String,
@@ -641,7 +678,7 @@ def _dim_table() -> Table:
         )
         select listed.tag_group, listed.value, groups.kind, groups.label, groups.description, groups.owner,
             coalesce(holders.holders, 0) as holders, groups.is_exclusive, groups.wecom_group, groups.tag_version,
-            groups.reads, groups.group_order, listed.value_order
+            groups.reads, groups.max_age, groups.consent_purpose, groups.group_order, listed.value_order
         from listed
         inner join groups on groups.tag_group = listed.tag_group
         left join holders on holders.tag_group = listed.tag_group and holders.value = listed.value
@@ -660,6 +697,8 @@ def _dim_table() -> Table:
             "wecom_group": "WeCom tag group it is sent to; null = not sent",
             "tag_version": "definition now in force",
             "reads": "columns the group is computed from",
+            "max_age": "age from which the group counts as stale",
+            "consent_purpose": "purpose people must have agreed to; null = none",
             "group_order": "order of the group in the file",
             "value_order": "order of the value in its group",
         },

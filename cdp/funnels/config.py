@@ -116,7 +116,6 @@ class Funnel(Strict):
     bucket: Bucket = Bucket()
     since: Duration | None = None
     mature_only: bool = False
-    engine: Literal["auto", "kernel", "sql"] = "auto"
     consent_purpose: str | None = None
 
     @property

@@ -53,7 +53,8 @@ def level_sql(
         reasons += ["ties: strictly_after"] * (funnel.ties == "strictly_after")
     if reasons:
         raise ConfigError(
-            f"funnel `{funnel.id}` cannot be compiled to {dialect}: {', '.join(reasons)}", hint="use `engine: kernel`"
+            f"funnel `{funnel.id}` cannot be compiled to {dialect}: {', '.join(reasons)}",
+            hint="the kernel computes every funnel: `cdp funnel run`",
         )
     if dialect == "clickhouse":
         return _window_funnel(funnel, source, conditions, unit, time)

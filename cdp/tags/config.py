@@ -33,19 +33,23 @@ class WriteBack(Strict):
 class Health(Strict):
     """Bounds beyond which the last good version of a group stays. *coverage*: share of people with a value;
     *value_share_max*: share of the largest value among tagged people; *psi_max*: population stability index against the
-    version before; *daily_churn_max*: share of people whose value changed, per day since the version before."""
+    version before; *daily_churn_max*: share of people whose value changed, per day since the version before;
+    *input_age_max*: how old the newest row of the marts the group reads may be."""
 
     coverage: tuple[Share, Share] | None = None
     value_share_max: Share | None = None
     psi_max: float | None = Field(default=None, ge=0)
     daily_churn_max: Share | None = None
+    input_age_max: Duration | None = None
     severity: Literal["error", "warn"] = "warn"
 
 
 class Group(Strict):
     """What every kind has.
 
-    *on_empty*: `clear` ends the tag when the rules give nothing any more, `keep_last` keeps it for *ttl*.
+    *refresh*: weekly groups keep their values for seven days unless their definition changes. *max_age*: when
+    `cdp tags health` calls the group stale. *on_empty*: `clear` ends the tag when the rules give nothing any more,
+    `keep_last` keeps it for *ttl*.
     *overrides*: `manual` and `import` values win over the rules, first one named first.
     """
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from cdp.config import parse
-from cdp.errors import FatalError
+from cdp.errors import ConfigError, FatalError
 from cdp.metrics.config import MetricsConfig, RfmConfig
 from cdp.metrics.decomposition import lmdi, log_mean
+from cdp.metrics.units import Unit, check_product
 from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, build_marts, insert, run_model
-from warehouse.analytics import build_ltv, build_metrics, build_tags
-from warehouse.analytics_business import business_tables
+from warehouse.analytics import build_ltv, build_metrics, build_tags, repurchase
+from warehouse.analytics_business import REPURCHASE_NAMES, business_tables
 from warehouse.analytics_common import write_marts
+from warehouse.analytics_metrics import UNITS
 
 CUT = "timestamptz '2026-03-01 16:00:00+00'"
 STAGES = """
@@ -71,6 +73,10 @@ def test_the_four_repurchase_definitions_have_their_own_numbers(empty_features: 
     assert numbers[("by_person", "orders of one day count once", None)] == (10, 70)
     assert numbers[("within_days", "", None)] == (10, 70)
     assert numbers[("next_period", "", "2025-12-01")] == (10, 70)
+    assert {row["definition"] for row in repurchase(con, "复购率", marts="marts_db.marts")} == set(REPURCHASE_NAMES)
+    assert {row["rate"] for row in repurchase(con, "by_order", marts="marts_db.marts")} == {0.3}
+    with pytest.raises(ConfigError, match="did you mean `by_order`"):
+        repurchase(con, "by_orders", marts="marts_db.marts")
 
 
 def test_equal_inputs_score_equal_and_a_past_run_can_be_scored_again(empty_features: duckdb.DuckDBPyConnection) -> None:
@@ -160,6 +166,14 @@ def test_lmdi_parts_sum_to_the_change_without_a_rest() -> None:
     assert log_mean(3.0, 3.0) == 3.0
     with pytest.raises(FatalError, match="must be positive: b"):
         lmdi({"a": 1, "b": 0}, {"a": 1, "b": 2})
+
+
+def test_money_times_money_is_refused() -> None:
+    check_product(UNITS, Unit.of(money=1))
+    with pytest.raises(ConfigError, match="ltv × net_per_order multiplies money by money"):
+        check_product({"ltv": Unit.of(money=1, people=-1), **UNITS}, Unit.of(money=1))
+    with pytest.raises(ConfigError, match="is in orders, expected money"):
+        check_product({"a": Unit.of(people=1), "b": Unit.of(orders=1, people=-1)}, Unit.of(money=1))
 
 
 def test_members_have_roles_by_their_active_days(empty_features: duckdb.DuckDBPyConnection) -> None:

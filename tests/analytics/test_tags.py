@@ -10,7 +10,9 @@ import pytest
 
 from cdp.config import parse
 from cdp.errors import CheckFailedError, ConfigError
+from cdp.funnels.config import FunnelsConfig
 from cdp.metrics.config import MetricsConfig
+from cdp.metrics.lineage import affected, require_consent
 from cdp.tags.compile import lineage
 from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ROOT, ZONE, at, build_marts, insert, open_memory, run_model
@@ -370,3 +372,49 @@ def test_nothing_of_the_open_day_is_read(few: duckdb.DuckDBPyConnection) -> None
     insert(few, "fct_orders", [today | {"paid_date": "2026-03-02", "amount": 5, "refund_amount": 0}])
     features(few)
     assert few.execute(f"select * exclude (as_of) from {MARTS}.fct_person_features order by 1").fetchall() == before
+
+
+def test_a_stop_between_history_and_marts_is_mended_by_the_next_run(
+    few: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from warehouse import analytics_tags
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(analytics_tags, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(few, tags(LIFECYCLE))
+    assert build(few, tags(LIFECYCLE)).history_added == 0
+    assert current(few, "lifecycle") == {"a": ["复购"], "b": ["首购"]}
+
+
+def test_weekly_groups_wait_and_stale_inputs_keep_the_last_version(few: duckdb.DuckDBPyConnection) -> None:
+    weekly = tags(LIFECYCLE + "    refresh: weekly\n")
+    build(few, weekly)
+    insert(few, "fct_orders", [{"order_key": "c", "one_id": "c", "is_paid": True, "paid_at": at("2026-03-02 09:00")}])
+    few.execute(f"update {MARTS}.fct_orders set amount = 1, paid_date = '2026-03-02' where order_key = 'c'")
+    held = {}
+    for ahead in (3, 7):
+        as_of = AS_OF + timedelta(days=ahead)
+        features(few, as_of=as_of)
+        held[ahead] = (build(few, weekly, as_of=as_of).groups[0].status, current(few, "lifecycle").get("c"))
+    assert held == {3: ("kept", None), 7: ("published", ["首购"])}
+    fresh = tags(LIFECYCLE + "    health: {input_age_max: 26h, severity: error}\n")
+    report = build(few, fresh, as_of=AS_OF + timedelta(days=7))
+    assert (report.groups[0].status, report.groups[0].health[0].metric) == ("kept", "input_age_hours")
+
+
+def test_removing_a_column_or_a_consent_lists_exactly_its_users() -> None:
+    config = tags(
+        (ROOT / "config" / "tags.yaml").read_text(encoding="utf-8")
+        + """
+  - {id: birthday, kind: rule, consent_purpose: marketing, rules: {有生日: "birthday is not null"}}
+"""
+    )
+    text = (ROOT / "config" / "funnels.yaml").read_text(encoding="utf-8")
+    funnels = parse(text, FunnelsConfig, file="funnels.yaml")
+    assert affected(config, funnels, columns=["marts.fct_person_features.recency_days"]) == ("tag:rfm",)
+    assert affected(config, funnels, columns=["marts.fct_journey.campaign_id"]) == ("funnel:invited_to_first_order",)
+    assert affected(config, funnels, purposes=["marketing"]) == ("tag:birthday",)
+    require_consent(config, funnels, granted=["marketing"])
+    with pytest.raises(ConfigError, match="no consent for `marketing`, which tag:birthday need"):
+        require_consent(config, funnels, granted=[])

@@ -168,11 +168,12 @@ def test_11_value_that_moves_to_another_type_by_a_change_of_the_registry() -> No
 
 
 def test_12_block_list_entry_added_after_it_merged_many_then_removed() -> None:
-    brand = Brand(rules_with(buyer_id={"limit": None}))
+    brand = Brand(rules_with(buyer_id={"limit": None}, phone={"max_links": {}}))
     brand.run(*(seen("order", i / 100, buyer_id=f"b{i}", phone="13612340001") for i in range(300)))
     assert len(brand.partition()) == 1
     one = brand.id("phone", "13612340001")
-    blocked = rules_with(buyer_id={"limit": None}, phone={"block": [{"value": "13612340001", "reason": "hotline"}]})
+    hotline = [{"value": "13612340001", "reason": "hotline"}]
+    blocked = rules_with(buyer_id={"limit": None}, phone={"max_links": {}, "block": hotline})
     brand.run(rules=blocked)
     assert len(brand.partition()) == 300
     assert brand.id("phone", "13612340001") is None

@@ -286,6 +286,7 @@ def write_lists(folder: Path, people: People, evidence: Evidence, time: Calendar
     known = list(names.CHANNELS)
     rows = [(item[0], item[1], item[2], item[3], f"{item[4]}.00") for item in known]
     rows += [(state, f"门店柜台码 {state[-4:]}", "门店", "", "3000.00") for state in channel_ids(people)[len(known) :]]
+    rows.append(("group_qr", "入群活码", "社群", "", "0.00"))
     header = ["channel_id", "channel_name", "channel_kind", "campaign_id", "cost"]
     table = pl.DataFrame(rows, schema=header, orient="row")
     table.with_columns(pl.col("campaign_id").replace("", None)).write_csv(folder / "channels.csv")

@@ -99,13 +99,17 @@ def group_specs(
     for position, (group, target) in enumerate(sent.items()):
         declared = list(tags.group(group).declared_values)
         values = declared or _open_values(con, group, register)
+        names = config.groups[group].names if group in config.groups else {}
         ordered = [(value, len(values) - place if declared else 0) for place, value in enumerate(values)]
         specs.append(
             GroupSpec(
                 key=group,
                 name=target.group,
                 order=len(sent) - position,
-                tags=tuple(TagSpec(f"{group}/{value}", group, value, value, order) for value, order in ordered),
+                tags=tuple(
+                    TagSpec(f"{group}/{value}", group, value, names.get(value, value), order)
+                    for value, order in ordered
+                ),
                 **_rule(config, group, _MODES[target.mode]),
             )
         )

@@ -161,7 +161,11 @@ def ready(
 def _unexpired(plan: StoredPlan, ledger: SyncLedger, now: datetime) -> None:
     if iso(now) > plan.summary["expires_at"]:
         raise PlanStoppedError(f"plan {plan.plan_id} expired at {plan.summary['expires_at']}", hint="plan again")
-    applied = ledger.rows("select 1 from runs where plan_id != ? and started_at > ?", (plan.plan_id, _planned(plan)))
+    applied = ledger.rows(
+        "select 1 from runs join plans using (plan_id) where plan_id != ? and started_at > ? and kind != 'pending'"
+        " and exists (select 1 from ops where ops.run_id = runs.run_id)",
+        (plan.plan_id, _planned(plan)),
+    )
     if applied:
         raise PlanStoppedError(f"another plan was applied since {plan.plan_id} was made", hint="plan again")
 

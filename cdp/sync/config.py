@@ -71,6 +71,9 @@ class GroupRule(Strict):
     cap: int | None = Field(default=None, ge=1, description="most relations of one person that get the tags")
     drift: DriftPolicy | None = None
     freeze_days: int | None = Field(default=None, ge=1)
+    names: dict[str, str] = Field(
+        default_factory=dict, description="value -> what staff see in WeCom; a new name keeps the tag's id"
+    )
     gates: GateLimits | None = None
     canary: Share | None = None
 

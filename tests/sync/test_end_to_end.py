@@ -464,11 +464,14 @@ def test_names_and_order_change_without_new_ids(make_world: Make) -> None:
     data["tag_groups"][0]["values"] = ["首购", "初识", "复购"]
     data["tag_groups"][0]["write_back"]["wecom"]["group"] = "客户阶段"
     world.tags = type(world.tags).model_validate(data)
+    world.config = settings(groups={"life": {"names": {"复购": "老朋友"}}})
     plan = world.plan()
     assert {change["action"] for change in plan.summary["library"]} == {"rename", "reorder"}
     world.apply(plan)
     assert world.ids() == before
-    assert {tag.group_name for tag in world.inputs().remote.tags} == {"客户阶段", "品类偏好"}
+    remote = world.inputs().remote.tags
+    assert {tag.group_name for tag in remote} == {"客户阶段", "品类偏好"}
+    assert {tag.name for tag in remote} == {"初识", "首购", "老朋友", "茶"}
     assert world.plan().summary["verdict"] == "EMPTY"
 
 
@@ -483,6 +486,29 @@ def test_a_tag_deleted_while_sending_stops_only_that_tag(make_world: Make) -> No
     assert report.outcome == "DONE"
     assert {tag.key for tag in world.ledger.register() if tag.state == "broken"} == {"pref/茶"}
     assert all(tags for tags in world.remote().values())
+
+
+def test_row_7_the_sender_itself_refuses_a_tag_it_does_not_own(make_world: Make) -> None:
+    import sqlite3
+
+    world = make_world(people(10, 2))
+    plan = world.plan()
+    world.apply(plan, stop=lambda: "not yet")
+    with sqlite3.connect(world.home.sync_ledger) as con:
+        con.execute("""update ops set add_keys = '["life/foreign"]' where seq = 0""")
+    con.close()
+    with pytest.raises(WeComError, match="`life/foreign` is not in the register"):
+        world.apply(load(world.home, world.ledger, plan.plan_id))
+    assert ("s000", "wm000000") not in {(call["userid"], call["external_userid"]) for call in world.marks()}
+
+
+def test_what_staff_changed_before_the_read_back_is_no_gap(make_world: Make) -> None:
+    world = make_world(people(10, 2))
+    report = world.apply()
+    world.hand(do="mark", userid="s000", external_userid="wm000000", remove=[world.ids()["pref/茶"]])
+    world.ledger.save_hints([("d1", "s000", "wm000000", "edit_external_contact", world.now())])
+    seen = world.verify(report.plan_id)
+    assert (seen.outcome, seen.verified, seen.human_changed) == ("VERIFIED", 9, 1)
 
 
 def test_one_apply_at_a_time_and_a_lost_lease_writes_nothing(make_world: Make) -> None:

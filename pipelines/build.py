@@ -35,8 +35,10 @@ def build_definitions(home: Home) -> dg.Definitions:
         selection=dg.AssetSelection.all(),
         description="the whole way: pull, resolve, compute, check, publish, sync",
     )
+    sync = activation.activation_assets(home, config)
+    page = publication.daily_page([publication.PUBLISHED, *(key for step in sync for key in step.keys)])
     return dg.Definitions(
-        assets=[*assets, publication.publication(checked), *activation.activation_assets(home, config)],
+        assets=[*assets, publication.publication(checked), *sync, page],
         asset_checks=[
             quality.landing_reconciles,
             quality.layers_reconcile,
@@ -44,7 +46,7 @@ def build_definitions(home: Home) -> dg.Definitions:
         ],
         jobs=[job],
         schedules=[schedules.daily(job, _brand_zone(home))],
-        sensors=[schedules.files_arrived(job, home)],
+        sensors=[schedules.files_arrived(job, home), schedules.run_failed(home)],
         resources={"brand_home": BrandHome(root=str(home.root))},
         executor=dg.in_process_executor,
     )

@@ -9,6 +9,8 @@ from datetime import datetime
 
 import dagster as dg
 
+from cdp.quality.alerts import Condition
+from pipelines.alerting import announce
 from pipelines.build import JOB, build_definitions
 from pipelines.resources import AS_OF_TAG
 from warehouse.home import Home
@@ -52,7 +54,7 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> Run
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
         )
-    return RunOutcome(
+    outcome = RunOutcome(
         run_id=result.run_id,
         success=result.success,
         failed_steps={
@@ -69,6 +71,26 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> Run
             if not check.passed
         ),
     )
+    announce(home, conditions_of(outcome))
+    return outcome
+
+
+def conditions_of(outcome: RunOutcome) -> list[Condition]:
+    """Everything wrong after a run, for the alerts: failed steps, and failed checks by severity."""
+    steps = [
+        Condition(key=f"step {name}", level="error", text=reason[:300]) for name, reason in outcome.failed_steps.items()
+    ]
+    checks = [
+        Condition(
+            key=f"{check.asset} {check.name}",
+            level="error" if check.severity == "ERROR" else "warn",
+            text=f"{check.asset} {check.name}: {check.facts.get('observed') or check.facts.get('error') or 'failed'}"[
+                :300
+            ],
+        )
+        for check in outcome.failed_checks
+    ]
+    return [*steps, *checks]
 
 
 def _reason(event: dg.DagsterEvent) -> str:

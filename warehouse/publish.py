@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -180,7 +181,7 @@ def _write(
 ) -> dict[str, int]:
     """Make the complete file *target* or none at all. Returns rows by table."""
     temporary = target.with_name(target.name + ".tmp")
-    shutil.copyfile(marts, temporary)
+    _copy(marts, temporary)
     if source is not None:
         temporary.chmod(0o600)
         _put_personal(source, temporary, personal)
@@ -193,6 +194,18 @@ def _write(
     os.replace(temporary, target)
     _sync(target.parent)
     return tables
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy in a process of its own: closing a file gives up every POSIX lock this process has on it, DuckDB's too, and
+    then another process could open the marts for writing while we still do."""
+    code = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(source), str(target)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise FatalError(f"{source.name} could not be copied to {target}: {reason}", hint="is there room on the disk?")
 
 
 def _personal_tables(con: duckdb.DuckDBPyConnection) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from cdp.quality.alerts import Condition
+from pipelines.alerting import announce
 from warehouse.home import Home
 
 SETTLE_SECONDS = 30
@@ -41,6 +43,17 @@ def files_arrived(job: Any, home: Home) -> dg.SensorDefinition:
         yield dg.RunRequest(run_key=seen)
 
     return on_files_arrived
+
+
+def run_failed(home: Home) -> dg.SensorDefinition:
+    """Tells the places of `alerts:` when a run started by a schedule or in the UI has failed."""
+
+    @dg.run_failure_sensor(name="on_run_failure", description="an alert when a run fails")
+    def on_run_failure(context: dg.RunFailureSensorContext) -> None:
+        text = f"run {context.dagster_run.run_id[:8]} failed: {context.failure_event.message}"[:300]
+        announce(home, [Condition(key=f"job {context.dagster_run.job_name}", level="error", text=text)])
+
+    return on_run_failure
 
 
 def inbox_state(home: Home, *, now: float) -> str | None:

@@ -15,12 +15,18 @@ segment as (
     select * from staging.stg_segment__events
 ),
 
+thinkingdata as (
+    select * from staging.stg_thinkingdata__events
+),
+
 united as (
     select * from canonical
     union all by name
     select * from sensors
     union all by name
     select * from segment
+    union all by name
+    select * from thinkingdata
 ),
 
 stg_events as (

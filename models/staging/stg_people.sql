@@ -15,12 +15,18 @@ segment as (
     select * from staging.stg_segment__people
 ),
 
+thinkingdata as (
+    select * from staging.stg_thinkingdata__people
+),
+
 united as (
     select * from canonical
     union all by name
     select * from sensors
     union all by name
     select * from segment
+    union all by name
+    select * from thinkingdata
 ),
 
 stg_people as (

@@ -18,12 +18,19 @@ segment as (
     from staging.stg_segment__messages
 ),
 
+thinkingdata as (
+    select source, record_key as record_id, event_at, identifiers, is_login, false as is_unbind, recorded_at
+    from staging.stg_thinkingdata__records
+),
+
 united as (
     select * from canonical
     union all by name
     select * from sensors
     union all by name
     select * from segment
+    union all by name
+    select * from thinkingdata
 ),
 
 stg_tracking_identifiers as (

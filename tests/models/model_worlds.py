@@ -59,6 +59,11 @@ STREAMS = (
         "lib:json project recv_time:int",
     ),
     _stream(
+        "thinkingdata",
+        "records",
+        "record_key type event_name event_id time account_id distinct_id first_check_id ip properties:json app_id",
+    ),
+    _stream(
         "segment",
         "messages",
         "message_id type event name anonymous_id user_id previous_id group_id timestamp original_timestamp sent_at "

@@ -207,4 +207,5 @@ def test_lineage_leads_through_every_cte_to_the_inputs(graph: ModelGraph, con: d
         "staging.stg_canonical__events.page",
         "staging.stg_segment__events.page",
         "staging.stg_sensors__events.page",
+        "staging.stg_thinkingdata__events.page",
     ]

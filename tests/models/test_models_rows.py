@@ -279,6 +279,35 @@ def test_segment_clocks_are_corrected_and_kinds_told_apart(con: duckdb.DuckDBPyC
     ).fetchall() == [("bind", 3), ("co_occurrence", 1), ("login", 2), ("login", 3), ("login", 3)]
 
 
+def test_thinkingdata_wall_time_is_of_its_zone(con: duckdb.DuckDBPyConnection, build) -> None:
+    setting(con, "tga", login_id_type="member_id", anonymous_scope="game", timezone="Asia/Shanghai")
+    con.execute("insert into raw._identity_fields values ('tga', 'properties.#device_id', 'device_id', 'game')")
+    row = {"distinct_id": "d", "time": "2026-02-10 12:00:00.000"}
+    land(con, "thinkingdata__records", [
+        row | {"record_key": "1", "type": "track", "event_name": "login",
+               "properties": '{"#device_id": "x", "amount": 3}'},
+        row | {"record_key": "2", "type": "track", "event_name": "pay", "account_id": "M1",
+               "time": "2026-02-10 04:00:00", "properties": '{"#zone_offset": 0}'},
+        row | {"record_key": "3", "type": "user_set", "account_id": "M1", "properties": '{"gender": "male"}'},
+    ], source="tga")  # fmt: skip
+    ask = build()
+    assert ask("select event_name, event_at, amount from marts.fct_events order by event_key") == [
+        ("login", NOON, Decimal("3.00")), ("pay", NOON, None)
+    ]  # fmt: skip
+    assert ask("select gender, identifier_count from marts.dim_people") == [("male", 3)]
+
+
+def test_a_contact_way_names_its_channel_unless_a_list_does(con: duckdb.DuckDBPyConnection, build) -> None:
+    land(con, "wecom__contact_ways", [
+        {"config_id": "1", "corpid": CORP, "state": "poster", "remark": "地铁海报"},
+        {"config_id": "2", "corpid": CORP, "state": "store", "remark": "门店"},
+    ], source="wecom")  # fmt: skip
+    land(con, "canonical__channels", [{"channel_id": "store", "channel_name": "南京路店", "channel_kind": "offline"}])
+    assert build()("select channel_id, channel_name, channel_kind from marts.dim_channels order by 1") == [
+        ("poster", "地铁海报", "contact_way"), ("store", "南京路店", "offline")
+    ]  # fmt: skip
+
+
 def test_tracking_repeats_are_one_piece_of_evidence_a_brand_day(con: duckdb.DuckDBPyConnection, build) -> None:
     day_end = datetime(2026, 2, 10, 15, 59, tzinfo=UTC)  # 23:59 in Shanghai
     land(con, "canonical__events", [

@@ -87,7 +87,7 @@ def with_properties(condition: str) -> str:
     """*condition* with `properties.name`, and the named properties of business events, read from the JSON column."""
     tree = sqlglot.parse_one(condition, dialect="duckdb")
 
-    def read(node: exp.Expression) -> exp.Expression:
+    def read(node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.Column):
             return node
         name = (

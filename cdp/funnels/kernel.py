@@ -136,7 +136,7 @@ def _run(  # type: ignore[no-untyped-def]
                 source[b] = -1
                 if not (union >> b) & 1:
                     continue
-                frozen_source = np.int64(-1)
+                frozen_source = -1
                 a = b
                 if not strict:
                     while a > 0 and (union >> (a - 1)) & 1:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import betaln, digamma, gammaln, hyp2f1
 
-from cdp.ltv.fit import Array, Fitted, maximise
+from cdp.ltv.fit import Array, Fitted, collapse, maximise
 
 NAMES = ("r", "alpha", "a", "b")
 
@@ -33,11 +33,60 @@ def _fit(family: str, x: Array, t_x: Array, age: Array, weight: Array, *, modifi
     scale = float(np.average(age, weights=weight)) or 1.0
     start = np.array([0.5, 0.3 * scale, 0.8, 2.0])
 
+    grid = _Grid(x, t_x, age)
+
     def objective(params: Array) -> tuple[float, Array]:
-        value, gradient = log_likelihood(params, x, t_x, age, modified=modified)
-        return float(weight @ value), gradient @ weight
+        return grid.total(params, weight, modified=modified)
 
     return maximise(family, NAMES, start, objective, n=float(weight.sum()), n_collapsed=len(x))
+
+
+class _Grid:
+    """Rows by the distinct values of each column. The slow functions are taken of those few values only; what remains
+    per row is one logaddexp."""
+
+    def __init__(self, x: Array, t_x: Array, age: Array) -> None:
+        self.x, self.at_x = np.unique(x, return_inverse=True)
+        self.t_x, self.at_t = np.unique(t_x, return_inverse=True)
+        self.age, self.at_age = np.unique(age, return_inverse=True)
+        self.count = x
+        self.may_have_left = x > 0
+
+    def total(self, params: Array, weight: Array, *, modified: bool) -> tuple[float, Array]:
+        """Weighted sums of `log_likelihood` and of its gradient. Plain sums: a BLAS would depend on its threads."""
+        r, alpha, a, b = params
+        m = 1.0 if modified else 0.0
+        x = self.x
+        common = gammaln(r + x) - gammaln(r) + r * np.log(alpha) + betaln(a, b + x + m) - betaln(a, b)
+        divisor = np.where((x > 0) | modified, b + x - 1 + m, 1.0)
+        log_age, log_t = np.log(alpha + self.age), np.log(alpha + self.t_x)
+        rx = r + self.count
+        alive = -rx * log_age[self.at_age]
+        left = np.log(a / divisor)[self.at_x] - rx * log_t[self.at_t]
+        if not modified:
+            left = np.where(self.may_have_left, left, -np.inf)
+        total = np.logaddexp(alive, left)
+        p_left = weight * np.exp(left - total)
+        p_here = weight - p_left
+        per_x = np.bincount(self.at_x, weight, len(x))
+        left_x = np.bincount(self.at_x, p_left, len(x))
+        both = digamma(a + b) - digamma(a + b + x + m)
+        value = float((weight * total).sum() + (per_x * common).sum())
+        ages = np.bincount(self.at_age, p_here, len(self.age))
+        times = np.bincount(self.at_t, p_left, len(self.t_x))
+        ages_x = np.bincount(self.at_age, p_here * rx, len(self.age))
+        times_x = np.bincount(self.at_t, p_left * rx, len(self.t_x))
+        gradient = np.array(
+            [
+                (per_x * (digamma(r + x) - digamma(r) + np.log(alpha))).sum()
+                - (ages * log_age).sum()
+                - (times * log_t).sum(),
+                per_x.sum() * r / alpha - (ages_x / (alpha + self.age)).sum() - (times_x / (alpha + self.t_x)).sum(),
+                (per_x * both).sum() + left_x.sum() / a,
+                (per_x * (both + digamma(b + x + m) - digamma(b))).sum() - (left_x / divisor).sum(),
+            ]
+        )
+        return value, gradient
 
 
 def log_likelihood(params: Array, x: Array, t_x: Array, age: Array, *, modified: bool = False) -> tuple[Array, Array]:
@@ -82,15 +131,17 @@ def expected_purchases(
     m = 1.0 if modified else 0.0
     if abs(a - 1.0) < 1e-6:
         a = 1.0 + 1e-6  # the closed form has a removable singularity at a = 1
-    z = t / (alpha + age + t)
+    pairs = collapse(x, age)  # the growth factor depends on these two alone
+    count, seen = pairs.rows
+    z = t / (alpha + seen + t)
     # Euler's transformation of 2F1(r + x, b + x + m; a + b + x - 1 + m; z): both upper parameters shrink, which keeps
     # the series stable for heavy buyers.
-    c = a + b + x - 1 + m
-    hyper = hyp2f1(c - (r + x), a - 1.0, c, z)
+    c = a + b + count - 1 + m
+    hyper = hyp2f1(c - (r + count), a - 1.0, c, z)
     # ((alpha + age) / (alpha + age + t)) ** (r + x) = (1 - z) ** (r + x) cancels against the transformation's factor
     # (1 - z) ** (c - (r + x) - (b + x + m)) up to (1 - z) ** (a - 1).
     grown = c / (a - 1.0) * (1.0 - (1.0 - z) ** (a - 1.0) * hyper)
-    return grown * p_alive(params, x, t_x, age, modified=modified)
+    return grown[pairs.index] * p_alive(params, x, t_x, age, modified=modified)
 
 
 def expected_for_new(params: Mapping[str, float], t: Array, *, modified: bool = False) -> Array:

@@ -19,7 +19,7 @@ def fit_bg_bb(x: Array, t_x: Array, n: Array, weight: Array) -> Fitted:
 
     def objective(params: Array) -> tuple[float, Array]:
         value, gradient = log_likelihood(params, x, t_x, n)
-        return float(weight @ value), gradient @ weight
+        return float((weight * value).sum()), (gradient * weight).sum(axis=1)
 
     start = np.array([1.0, 1.0, 0.8, 2.5])
     return maximise("bg_bb", NAMES, start, objective, n=float(weight.sum()), n_collapsed=len(x))

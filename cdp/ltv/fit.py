@@ -47,7 +47,7 @@ def maximise(
 
     bounds = [(-12.0, 15.0)] * len(names)
     found = minimize(
-        objective, np.log(start), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9}
+        objective, np.log(start), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-13, "gtol": 1e-7}
     )
     params = np.exp(found.x)
     value, gradient = log_likelihood(params)

@@ -31,8 +31,8 @@ def fit_pareto_nbd(x: Array, t_x: Array, age: Array, weight: Array) -> Fitted:
         for begin in range(0, len(x), _CHUNK):
             part = slice(begin, begin + _CHUNK)
             rows, gradient = log_likelihood(params, x[part], t_x[part], age[part])
-            value += float(weight[part] @ rows)
-            slope += gradient @ weight[part]
+            value += float((weight[part] * rows).sum())
+            slope += (gradient * weight[part]).sum(axis=1)
         return value, slope
 
     return maximise("pareto_nbd", NAMES, start, objective, n=float(weight.sum()), n_collapsed=len(x))

@@ -20,7 +20,7 @@ def fit_gamma_gamma(x: Array, mean_amount: Array, weight: Array) -> Fitted:
 
     def objective(params: Array) -> tuple[float, Array]:
         value, gradient = log_likelihood(params, x, mean_amount)
-        return float(weight @ value), gradient @ weight
+        return float((weight * value).sum()), (gradient * weight).sum(axis=1)
 
     return maximise("gamma_gamma", NAMES, start, objective, n=float(weight.sum()), n_collapsed=len(x))
 

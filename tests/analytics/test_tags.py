@@ -18,7 +18,9 @@ from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ROOT, ZONE, at, build_marts, insert, open_memory, run_model
 from warehouse.analytics import (
     TagReport,
+    build_funnels,
     build_ltv,
+    build_metrics,
     build_tags,
     explain_tag,
     health_rows,
@@ -28,6 +30,10 @@ from warehouse.analytics import (
 )
 
 MARTS = "marts_db.marts"
+
+
+def config_of(name: str, model: Any) -> Any:
+    return parse((ROOT / "config" / name).read_text(encoding="utf-8"), model, file=name)
 
 
 def tags(text: str) -> TagsConfig:
@@ -243,15 +249,21 @@ def test_running_the_same_day_on_changed_data_is_a_labelled_restatement(few: duc
     assert rows == [("b", "首购", "computed", "restated", True), ("c", "首购", "computed", None, None)]
 
 
-def test_splitting_a_person_and_merging_them_again_returns_the_same_tags() -> None:
+def test_splitting_a_person_and_merging_them_again_returns_the_same_bytes() -> None:
     config = tags((ROOT / "config" / "tags.yaml").read_text(encoding="utf-8"))
 
     def run(split: bool) -> dict[str, list[tuple[Any, ...]]]:
         con = open_memory(AS_OF, ZONE)
         build_marts(con, people=150, seed=4)
         whole = "p000003"
+        moved = ("fct_orders", "fct_order_lines", "fct_events", "fct_journey", "fct_touches")
+        con.execute(
+            f"insert into {MARTS}.fct_touches by name select 't' || event_key as touch_key, one_id, event_at as "
+            f"touched_at,"
+            f" channel from {MARTS}.fct_events"
+        )
         if split:
-            for table in ("fct_orders", "fct_order_lines", "fct_events"):
+            for table in moved:
                 con.execute(
                     f"update {MARTS}.{table} set one_id = 'q' where one_id = ? and hash(rowid) % 2 = 0", [whole]
                 )
@@ -259,7 +271,7 @@ def test_splitting_a_person_and_merging_them_again_returns_the_same_tags() -> No
             earlier = AS_OF - timedelta(days=1)
             features(con, as_of=earlier)
             build(con, config, as_of=earlier)
-            for table in ("fct_orders", "fct_order_lines", "fct_events"):
+            for table in moved:
                 con.execute(f"update {MARTS}.{table} set one_id = ? where one_id = 'q'", [whole])
             con.execute(f"delete from {MARTS}.dim_people where one_id = 'q'")
             con.execute("create schema identity")
@@ -268,7 +280,9 @@ def test_splitting_a_person_and_merging_them_again_returns_the_same_tags() -> No
             )
         features(con)
         build(con, config)
-        tables = ("fct_tags_current", "fct_ltv_people")
+        build_funnels(con, config_of("funnels.yaml", FunnelsConfig), as_of=AS_OF, timezone=ZONE)
+        build_metrics(con, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+        tables = ("fct_tags_current", "fct_ltv_people", "fct_funnel_people", "fct_attribution_credit", "fct_rfm")
         found = {name: con.execute(f"select * from {MARTS}.{name} order by all").fetchall() for name in tables}
         if split:
             ended = con.execute(

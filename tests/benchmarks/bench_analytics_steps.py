@@ -37,7 +37,8 @@ def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None
     con.execute(
         f"""
         insert into marts_db.marts.dim_people by name
-        select 'p' || lpad(i::text, 9, '0') as one_id, {start} + {second} as friend_added_at, random() < 0.3 as is_follower,
+        select 'p' || lpad(i::text, 9, '0') as one_id, {start} + {second} as friend_added_at, random() < 0.3 as
+            is_follower,
             'm' || i as member_id, 'channel' || (i % 20) as origin_channel, 'channel' || (i % 20) as origin_channel_id,
             false as is_anonymous, {start} as first_seen_at
         from range({people}) as numbers (i)
@@ -65,14 +66,16 @@ def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None
     con.execute(
         """
         insert into marts_db.marts.fct_order_lines by name
-        select 'l' || i as order_line_key, 'o' || i as order_key, one_id, moment as paid_at, 'sku' || (i % 1000) as product_id,
+        select 'l' || i as order_line_key, 'o' || i as order_key, one_id, moment as paid_at, 'sku' || (i % 1000) as
+            product_id,
             'cat' || (i % 12) as category, amount from drawn
         """
     )
     con.execute(
         f"""
         insert into marts_db.marts.fct_events by name
-        select 'e' || i as event_key, one_id, moment as event_at, cast(timezone('{ZONE}', moment) as date) as event_date,
+        select 'e' || i as event_key, one_id, moment as event_at, cast(timezone('{ZONE}', moment) as date) as
+            event_date,
             (['page_view', 'product_view', 'add_to_cart', 'search'])[1 + i % 4] as event_name,
             'sku' || (i % 1000) as product_id, one_id || cast(moment as date) as session_id, 'web' as source
         from (select i, {person} as one_id, {start} + {second} as moment from range({events}) as numbers (i))
@@ -84,11 +87,13 @@ def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None
             select one_id as relation_key, one_id, friend_added_at as added_at, true as is_active
             from marts_db.marts.dim_people;
         insert into marts_db.marts.fct_touches by name
-            select 't' || event_key as touch_key, one_id, event_at as touched_at, 'channel' || (hash(event_key) % 8) as channel
+            select 't' || event_key as touch_key, one_id, event_at as touched_at, 'channel' || (hash(event_key) % 8)
+                as channel
             from marts_db.marts.fct_events where hash(event_key) % 10 = 0;
         drop table marts_db.marts.fct_journey;
         create view marts_db.marts.fct_journey as
-            select event_key, one_id, event_name, event_at, event_date, channel, campaign_id, order_key, product_id, amount,
+            select event_key, one_id, event_name, event_at, event_date, channel, campaign_id, order_key, product_id,
+                amount,
                 null::bigint as order_no, properties, source from marts_db.marts.fct_events
             union all by name
             select 'paid|' || order_key as event_key, one_id, 'order_paid' as event_name, paid_at as event_at,
@@ -101,12 +106,20 @@ def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None
 
 
 def main(people: int, events: int) -> None:
-    load = {name: (ROOT / "config" / name).read_text(encoding="utf-8") for name in ("tags.yaml", "funnels.yaml", "metrics.yaml")}
+    load = {
+        name: (ROOT / "config" / name).read_text(encoding="utf-8")
+        for name in ("tags.yaml", "funnels.yaml", "metrics.yaml")
+    }
     tags = parse(load["tags.yaml"], TagsConfig, file="tags.yaml")
     funnels = parse(load["funnels.yaml"], FunnelsConfig, file="funnels.yaml")
     metrics = parse(load["metrics.yaml"], MetricsConfig, file="metrics.yaml")
     with tempfile.TemporaryDirectory() as folder:
-        limits = {"memory_limit": "8GiB", "threads": 2, "temp_directory": f"{folder}/spill", "preserve_insertion_order": False}
+        limits = {
+            "memory_limit": "8GiB",
+            "threads": 2,
+            "temp_directory": f"{folder}/spill",
+            "preserve_insertion_order": False,
+        }
         con = duckdb.connect(f"{folder}/warehouse.duckdb", config=limits)
         con.execute("set global TimeZone = 'UTC'")
         con.execute(f"attach '{folder}/marts.duckdb' as marts_db")

@@ -27,6 +27,7 @@ _APPENDED = (
     ("staging.stg_canonical__events", "raw.canonical__events"),
     ("staging.stg_sensors__records", "raw.sensors__records"),
     ("staging.stg_segment__messages", "raw.segment__messages"),
+    ("staging.stg_thinkingdata__records", "raw.thinkingdata__records"),
 )
 # mart <- staging: as many rows
 _CARRIED = (

@@ -309,7 +309,7 @@ def test_row_21_the_ledger_as_marts_gives_lift(place: Place) -> None:
 def test_no_secret_phone_or_name_is_written_anywhere(place: Place) -> None:
     for verb in ("plan", "apply", "verify", "undo"):
         place.run(verb, "--json")
-    planted = [b"planted-bot-key", SECRET.encode(), "赵桂花".encode(), "王小明".encode(), b"union_wm"]
+    planted = [b"planted-bot-key", SECRET.encode(), "赵桂花".encode(), "王小明".encode(), b"union_wm", b"13912345678"]
     written = [path for path in place.home.root.rglob("*") if path.is_file() and "secrets" not in path.parts]
     assert len(written) > 10
     for path in written:

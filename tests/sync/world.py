@@ -77,7 +77,8 @@ def seed_corp(path: Path, relations: Sequence[tuple[str, str]], *, settings: Map
         )
     for userid, customer in relations:
         con.execute(
-            "insert into relations (userid, external_userid, createtime) values (?, ?, ?)",
+            "insert into relations (userid, external_userid, createtime, remark_mobiles)"
+            " values (?, ?, ?, '13912345678')",
             (userid, customer, int(START.timestamp()) - 86_400),
         )
     con.execute("commit")

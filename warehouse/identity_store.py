@@ -395,7 +395,7 @@ def _report(
         coalesce(max(identifier_count), 0) from identity.person""").fetchall()[0]
     map_hash = _map_hash(con, "run_to is null")
     if before:
-        map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run} or run_to = {run}")
+        map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run}") ^ _map_hash(con, f"run_to = {run}")
     return IdentityReport(
         run=run,
         run_id=run_id,
@@ -435,12 +435,14 @@ def _evidence_hash(con: duckdb.DuckDBPyConnection) -> int:
 
 def _map_hash(con: duckdb.DuckDBPyConnection, which: str) -> int:
     """Order-free hash of map rows: equal for equal maps of different warehouses, whatever their node numbers."""
-    return int(
-        con.execute(f"""
-        select coalesce(bit_xor(hash(node.node_hash, map.one_id)), 0)
-        from identity.identity_map as map inner join identity.node as node on map.node_id = node.node_id
-        where {which}""").fetchall()[0][0]
+    con.execute(
+        f"create or replace temp table hashed as select node_id, one_id from identity.identity_map where {which}"
     )
+    if not _count(con, "hashed"):
+        return 0
+    found = con.execute("""select bit_xor(hash(node.node_hash, hashed.one_id))
+        from hashed inner join identity.node as node on hashed.node_id = node.node_id""")
+    return int(found.fetchall()[0][0])
 
 
 def _refused(outcome: Resolution) -> int:

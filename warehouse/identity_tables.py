@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import duckdb
 
+from cdp.errors import FatalError
+
+# Grows with every change of the tables below that old homes must be carried over.
+LAYOUT = 1
 # Numbers of a table's rows: `node_id`, `row_id`, `number` (of a one_id) and `run` are dense and only ever grow.
 TABLES = """
 create table if not exists identity.node (
@@ -215,13 +219,32 @@ where value.type = the_type and value.scope = the_scope and value.value = the_va
     and (slice.valid_to is null or valid_at < slice.valid_to);
 """
 
-NAMES = tuple(
-    line.split("identity.")[1].split(" ")[0] for line in TABLES.splitlines() if line.startswith("create table")
-)
-
 
 def ensure_tables(con: duckdb.DuckDBPyConnection) -> None:
-    """Make schema, tables and views that are not there yet; existing tables and their rows stay."""
+    """Make schema, tables and views that are not there yet; existing tables and their rows stay.
+
+    Raises `FatalError` when the tables are of another layout than this code's.
+    """
     con.execute("create schema if not exists identity")
+    _check_layout(con)
     con.execute(TABLES)
     con.execute(VIEWS)
+
+
+def _check_layout(con: duckdb.DuckDBPyConnection) -> None:
+    tables = {
+        row[0]
+        for row in con.execute(
+            """select table_name from duckdb_tables()
+            where database_name = current_database() and schema_name = 'identity'"""
+        ).fetchall()
+    }
+    if "layout" not in tables and "node" not in tables:
+        con.execute(f"create table identity.layout as select {LAYOUT} as version")
+        return
+    version = con.execute("select version from identity.layout").fetchall()[0][0] if "layout" in tables else 0
+    if version != LAYOUT:
+        raise FatalError(
+            f"identity tables are of layout {version}, expected {LAYOUT}",
+            hint="a home made by an early version: move data/warehouse.duckdb aside and run again (one_ids begin anew)",
+        )

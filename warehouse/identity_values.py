@@ -57,9 +57,12 @@ def take_in(
     knows.
     """
     _check_kinds(con)
-    con.execute(f"create or replace temp table given as select {ROW_HASH} as evidence_id from {SOURCE}")
+    place = "rowid" if _is_table(con) else "0"
+    con.execute(
+        f"create or replace temp table given as select {ROW_HASH} as evidence_id, {place} as place from {SOURCE}"
+    )
     con.execute("""create or replace temp table fresh_ids as
-        select evidence_id from given where evidence_id not in (select evidence_id from identity.evidence)""")
+        select evidence_id, place from given where evidence_id not in (select evidence_id from identity.evidence)""")
     gone = _drop_gone(con)
     new = _new_rows(con)
     identifiers, rejected = _new_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
@@ -115,6 +118,17 @@ def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:
     return int(con.execute(f"select count(*) from {table}").fetchall()[0][0])
 
 
+def _is_table(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the evidence model is a table (its rows then have places to come back to) or a view."""
+    schema, name = SOURCE.split(".")
+    found = con.execute(
+        """select count(*) from duckdb_tables()
+        where database_name = current_database() and schema_name = ? and table_name = ?""",
+        [schema, name],
+    )
+    return bool(found.fetchall()[0][0])
+
+
 def _check_kinds(con: duckdb.DuckDBPyConnection) -> None:
     names = ", ".join(f"'{kind}'" for kind in KINDS)
     wrong = con.execute(f"select distinct kind from {SOURCE} where kind is null or kind not in ({names})").fetchall()
@@ -128,8 +142,11 @@ def _check_kinds(con: duckdb.DuckDBPyConnection) -> None:
 def _new_rows(con: duckdb.DuckDBPyConnection) -> int:
     """Store new rows of evidence; leaves temp tables `new_rows` and `element(row_id, value_hash)`."""
     base = con.execute("select coalesce(max(row_id), 0) from identity.evidence").fetchall()[0][0]
-    every = _count(con, "fresh_ids") == _count(con, "given")
-    only = "" if every else f"where {ROW_HASH} in (select evidence_id from fresh_ids)"
+    only = f"where {ROW_HASH} in (select evidence_id from fresh_ids)"
+    if _count(con, "fresh_ids") == _count(con, "given"):
+        only = ""
+    elif _is_table(con):
+        only = "where rowid in (select place from fresh_ids)"
     con.execute(f"""
         create or replace temp table arrived as
         select {base} + row_number() over () as row_id, {ROW_HASH} as evidence_id, * from {SOURCE} {only}

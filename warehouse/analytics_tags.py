@@ -8,6 +8,7 @@ in a second transaction, so that a stop between the two is mended by running aga
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -169,8 +170,8 @@ def prepare(
 
 def _lookup(con: duckdb.DuckDBPyConnection, wanted: compiled.Quantiles, source: str) -> list[float]:
     row = con.execute(compiled.quantile_sql(wanted, source)).fetchall()[0][0]
-    # Nobody to take quantiles of: a threshold nobody reaches.
-    return [float(value) for value in row] if row else [math.inf] * len(wanted.shares)
+    # Nobody to take quantiles of: a threshold nobody reaches (SQL has no literal for infinity).
+    return [float(value) for value in row] if row else [sys.float_info.max] * len(wanted.shares)
 
 
 def _prove_exclusive(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
@@ -211,22 +212,42 @@ def values_sql(group: Group, *, marts: str = MARTS) -> str:
 
 
 def new_values_sql(group: Group, *, marts: str = MARTS, manual: str = "activation.tag_manual") -> str:
-    """A query (one_id, value, rank) of what the group should hold: `values_sql` under manual values where declared."""
-    sql = values_sql(group, marts=marts)
-    if not isinstance(group, ManualGroup) and "manual" not in group.overrides:
-        return sql
+    """A query (one_id, value, rank) of what the group should hold: `values_sql`, under manual and imported values where
+    declared, in the order declared. A person with a value of one source has none of a later one."""
+    layers = [_layer(group, name, marts=marts, manual=manual) for name in group.overrides]
+    if isinstance(group, ManualGroup):
+        layers.append(_layer(group, "manual", marts=marts, manual=manual))
+    layers.append(values_sql(group, marts=marts))
+    if len(layers) == 1:
+        return layers[0]
+    named = ", ".join(f"layer_{number} as ({layer})" for number, layer in enumerate(layers))
+    parts = []
+    for number in range(len(layers)):
+        earlier = " union all ".join(f"select one_id from layer_{n}" for n in range(number))
+        part = f"select layer_{number}.* from layer_{number}"
+        if earlier:
+            part += f" anti join ({earlier}) as won on won.one_id = layer_{number}.one_id"
+        parts.append(part)
+    return f"with {named} {' union all '.join(parts)}"
+
+
+def _layer(group: Group, name: str, *, marts: str, manual: str) -> str:
+    """Values of one source that may win over the rules."""
+    if name == "import":
+        table = f"{marts}.{compiled.table_of(group.imported_from or '')}"
+        source = f"select distinct one_id, cast(value as text) as value from {table} where value is not null"
+        order = "value"
+    else:
+        source = (
+            f"select one_id, value, set_at from {manual} where tag_group = {quoted(group.id)}"
+            " and set_at < getvariable('tag_cut') and coalesce(expires_at > getvariable('tag_cut'), true)"
+        )
+        order = "set_at desc, value"
     chosen = (
-        "select one_id, value,"
-        " cast(row_number() over (partition by one_id order by set_at desc, value) as int) as rank"
-        f" from {manual} where tag_group = {quoted(group.id)}"
-        " and set_at < getvariable('tag_cut') and coalesce(expires_at > getvariable('tag_cut'), true)"
+        f"select one_id, value, cast(row_number() over (partition by one_id order by {order}) as int) as rank"
+        f" from ({source})"
     )
-    if group.exclusive:
-        chosen = f"select * from ({chosen}) where rank = 1"
-    return (
-        f"with chosen as ({chosen}), ruled as ({sql}) select * from chosen union all "
-        "select ruled.* from ruled anti join chosen on chosen.one_id = ruled.one_id"
-    )
+    return f"select * from ({chosen}) where rank = 1" if group.exclusive else chosen
 
 
 def set_manual_tag(

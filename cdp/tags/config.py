@@ -50,7 +50,8 @@ class Group(Strict):
     *refresh*: weekly groups keep their values for seven days unless their definition changes. *max_age*: when
     `cdp tags health` calls the group stale. *on_empty*: `clear` ends the tag when the rules give nothing any more,
     `keep_last` keeps it for *ttl*.
-    *overrides*: `manual` and `import` values win over the rules, first one named first.
+    *overrides*: `manual` and `import` values win over the rules, first one named first; imported values are the
+    columns `one_id` and `value` of the mart *imported_from*.
     """
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -68,6 +69,7 @@ class Group(Strict):
     consent_purpose: str | None = None
     among: str | None = None
     overrides: tuple[Literal["manual", "import"], ...] = ()
+    imported_from: str | None = None
     write_back: WriteBack = WriteBack()
 
     @property
@@ -329,6 +331,8 @@ class TagsConfig(Strict):
         sent = [group.write_back.wecom.group for group in self.tag_groups if group.write_back.wecom]
         faults += [f"two groups write to WeCom's `{name}`" for name in sorted({n for n in sent if sent.count(n) > 1})]
         for group in self.tag_groups:
+            if ("import" in group.overrides) != (group.imported_from is not None):
+                faults.append(f"`{group.id}`: `overrides: [import]` and `imported_from` go together")
             if group.ttl and group.on_empty != "keep_last":
                 faults.append(f"`{group.id}`: `ttl` goes with `on_empty: keep_last`")
             values = group.declared_values

@@ -344,6 +344,24 @@ def test_manual_values_win_where_the_group_says_so(few: duckdb.DuckDBPyConnectio
         set_manual_tag(few, tags(LIFECYCLE), one_id="a", group="lifecycle", value="初识", by="店长", at=AS_OF)
 
 
+def test_sources_win_in_the_order_they_are_named(few: duckdb.DuckDBPyConnection) -> None:
+    few.execute(
+        f"create table {MARTS}.fct_partner as select * from (values ('a', '初识'), ('b', '初识')) t (one_id, value)"
+    )
+    held = {}
+    for order in ("manual, import", "import, manual"):
+        config = tags(LIFECYCLE + f"    overrides: [{order}]\n    imported_from: marts.fct_partner\n")
+        set_manual_tag(
+            few, config, one_id="a", group="lifecycle", value="复购", by="店长", at=AS_OF - timedelta(days=3)
+        )
+        build(few, config)
+        held[order] = current(few, "lifecycle")
+    assert held["manual, import"] == {"a": ["复购"], "b": ["初识"]}
+    assert held["import, manual"] == {"a": ["初识"], "b": ["初识"]}
+    with pytest.raises(ConfigError, match="go together"):
+        tags(LIFECYCLE + "    overrides: [import]\n")
+
+
 def test_a_group_no_longer_declared_ends(few: duckdb.DuckDBPyConnection) -> None:
     build(few, tags(LIFECYCLE))
     build(few, tags("tag_groups: []"))

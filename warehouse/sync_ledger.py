@@ -303,6 +303,13 @@ class SyncLedger:
                 [(*row, stamp, stamp) for row in control.select("one_id", "experiment", "key").iter_rows()],
             )
 
+    def crossed(self, ops: pl.DataFrame) -> int:
+        """How many people get a tag by *ops* that was once held back from them as control: a ramp, or a merge of two
+        people with different arms (the older one's stands)."""
+        held = self.frame("select distinct one_id, key from held_control", {"one_id": pl.String, "add": pl.String})
+        added = ops.select("one_id", "add").explode("add", empty_as_null=True)
+        return added.join(held, on=["one_id", "add"], how="semi")["one_id"].n_unique()
+
     def set_pending(self, pending: pl.DataFrame, *, expires: str, now: datetime) -> None:
         """Replace what waits: new (person, tag) begin to wait, those no longer wanted are cancelled."""
         stamp, until = iso(now), iso(now + parse_duration(expires))

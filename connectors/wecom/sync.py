@@ -144,6 +144,10 @@ def _apply(plan: ApprovedPlan, session: Session, lease: Lease, run_id: int) -> A
     if steps:
         steps(len(plan.library), len(plan.library))
     if plan.summary["kind"] == "sync":
+        if crossed := session.ledger.crossed(plan.ops):
+            session.ledger.audit(
+                session.who, "control crossed", now=session.now(), plan_id=plan.plan_id, people=crossed
+            )
         session.ledger.hold_control(plan.control, now=session.now())
         session.ledger.set_pending(plan.pending, expires=session.config.pending.expires, now=session.now())
     canary = None

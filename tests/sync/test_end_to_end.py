@@ -410,6 +410,12 @@ def test_row_8_control_is_held_before_the_fan_out(make_world: Make) -> None:
     held = {row["one_id"] for row in world.ledger.rows("select one_id from held_control")}
     assert held == {f"p{customer.removeprefix('wm')}" for customer, count in tagged.items() if count == 0}
     assert report.counts == {"acked": 300 - 3 * len(held)}
+    world.verify(report.plan_id)
+    world.config = settings(control={"holdout": 0.1})
+    ramp = world.apply()
+    assert 0 < ramp.counts["acked"] < 3 * len(held)
+    rows = world.ledger.rows("select detail from audit where action = 'control crossed'")
+    assert json.loads(rows[0]["detail"]) == {"people": ramp.counts["acked"] // 3}
 
 
 def test_a_foreign_group_of_our_name_stops_the_plan_and_adoption_needs_its_maker(make_world: Make) -> None:

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "connectors": {"cdp", "connectors"},
     "warehouse": {"cdp", "warehouse"},
     "pipelines": {"cdp", "connectors", "warehouse", "pipelines", "models"},
-    "app": {"cdp", "connectors", "warehouse", "pipelines", "app"},
+    "app": {"cdp", "connectors", "warehouse", "pipelines", "app", "models"},
     "sandbox": {"sandbox"},
 }
 WITH_SANDBOX = {Path("app/demo.py"), Path("app/sandbox_cli.py")}

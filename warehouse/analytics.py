@@ -10,6 +10,7 @@ one transaction each.
 from warehouse.analytics_funnel_reports import funnel_chart, run_published, stored_steps
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
 from warehouse.analytics_ltv import LtvReport, build_ltv
+from warehouse.analytics_ltv_reports import ltv_chart
 from warehouse.analytics_metric_reports import repurchase
 from warehouse.analytics_metrics import MetricsReport, build_metrics
 from warehouse.analytics_tag_reports import (
@@ -40,6 +41,7 @@ __all__ = [
     "explain_tag",
     "funnel_chart",
     "health_rows",
+    "ltv_chart",
     "plan_tags",
     "replay_tags",
     "repurchase",

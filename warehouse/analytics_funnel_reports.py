@@ -63,4 +63,6 @@ def funnel_chart(steps: Sequence[dict[str, Any]], *, title: str, path: Path) -> 
         + base.mark_errorbar().encode(x=alt.X("rate_low:Q", title=None), x2="rate_high:Q")
         + base.mark_text(align="left", dx=4).encode(x="rate:Q", text=alt.Text("reached:Q", format=","))
     )
-    drawn.properties(width=560, height=36 * max(len(rows), 1)).save(str(path))
+    drawn.properties(width=560, height=36 * max(len(rows), 1)).save(
+        str(path), **({"inline": True} if path.suffix == ".html" else {})
+    )

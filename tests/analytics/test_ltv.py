@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
 
+from cdp.errors import ConfigError
 from cdp.ltv import buying, discrete, pareto, spending
 from cdp.ltv.fit import Fitted, collapse
 from cdp.ltv.models import FAMILIES, Buyers, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, insert
-from warehouse.analytics import build_ltv
+from warehouse.analytics import build_ltv, funnel_chart, ltv_chart
 
 datasets = pytest.importorskip("lifetimes.datasets", reason="test dependency that carries CDNOW and the donations")
 
@@ -206,3 +208,16 @@ def test_channels_pay_back_when_their_people_have_spent_what_they_cost(con: duck
         "select channel_id, people, buyers, hist_net, cost, payback_months from marts_db.marts.fct_ltv_channels"
     ).fetchall()
     assert found == [("live", 1, 1, 160, 150, 2)]
+
+
+def test_charts_are_written_or_refused_with_a_reason(brand: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    build_ltv(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    ltv_chart(brand, tmp_path / "ltv.svg", marts="marts_db.marts")
+    assert (tmp_path / "ltv.svg").read_text(encoding="utf-8").startswith("<svg")
+    with pytest.raises(ConfigError, match="a chart is"):
+        ltv_chart(brand, tmp_path / "ltv.pdf", marts="marts_db.marts")
+    steps = [{"label": "首购", "step_no": 1, "reached": 5, "rate": 0.5, "rate_low": 0.3, "rate_high": 0.7}]
+    funnel_chart(steps, title="漏斗", path=tmp_path / "funnel.html")
+    page = (tmp_path / "funnel.html").read_text(encoding="utf-8")
+    assert "vegaEmbed" in page
+    assert 'src="http' not in page, "a chart opens without a network"

@@ -15,6 +15,7 @@ import models
 from app.context import brand, console, home, instant
 from warehouse.connection import open_warehouse
 from warehouse.dictionary import write_dictionary
+from warehouse.expectations import load_suites, write_data_docs
 from warehouse.model_diff import ModelDiff, diff_model
 from warehouse.models import ModelGraph, ModelRun, check_models, column_lineage, load_models, run_models
 from warehouse.publish import current
@@ -98,6 +99,19 @@ def docs(
     with _warehouse(None) as con:
         write_dictionary(out, con, graph, expectations=home().config / "expectations")
     console.print(f"[green]✓[/] {out}", highlight=False)
+
+
+@app.command("data-docs")
+def data_docs(
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write; shows failing values as they are")] = Path(
+        "data-docs"
+    ),
+    as_of: AsOf = None,
+) -> None:
+    """Run every check suite and write Great Expectations' own site of the results."""
+    with _warehouse(as_of) as con:
+        page = write_data_docs(con, load_suites(home().config / "expectations"), out)
+    console.print(f"[green]✓[/] {page}", highlight=False)
 
 
 def _graph() -> ModelGraph:

@@ -171,12 +171,31 @@ def run_suites(con_or_path: duckdb.DuckDBPyConnection | Path, suites: Sequence[S
         return [result for suite in suites for table in suite.tables for result in runner.run(table)]
 
 
+def write_data_docs(con: duckdb.DuckDBPyConnection, suites: Sequence[Suite], folder: Path) -> Path:
+    """Run *suites* and write Great Expectations' own site of their results (Data Docs) to *folder*.
+
+    The site shows failing values as they are, so *folder* gets mode 700. Returns its first page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    with _great_expectations(con) as runner:
+        return runner.write_docs(suites, folder)
+
+
 class _Runner:
     """Great Expectations set up on one connection. *marts_attached*: the schema `marts` lies in `marts_db`."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, gx: Any, sources: dict[str, Any], marts_attached: bool) -> None:
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        gx: Any,
+        context: Any,
+        sources: dict[str, Any],
+        marts_attached: bool,
+    ) -> None:
         self._con = con
         self._gx = gx
+        self._context = context
         self._sources = sources
         self._marts_attached = marts_attached
 
@@ -184,15 +203,43 @@ class _Runner:
         schema, relation = table.table.split(".")
         if not self._exists(schema, relation):
             return [_result(check, table.table, False, "the table is not there", ()) for check in table.checks]
-        source = self._sources["marts" if schema == MARTS_SCHEMA else "internal"]
-        asset = source.add_table_asset(table.table, table_name=relation, schema_name=schema)
-        batch = asset.add_batch_definition_whole_table("all").get_batch()
-        suite = self._gx.ExpectationSuite(
-            table.table, expectations=[self._expectation(check, place) for place, check in enumerate(table.checks)]
-        )
-        answer = batch.validate(suite, result_format="SUMMARY")
+        answer = self._batch(table).get_batch().validate(self._suite(table), result_format="SUMMARY")
         found = {item.expectation_config.meta["place"]: item for item in answer.results}
         return [self._read(check, table.table, found[place]) for place, check in enumerate(table.checks)]
+
+    def write_docs(self, suites: Sequence[Suite], folder: Path) -> Path:
+        """Run every table's checks as a checkpoint and build the site."""
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+        self._context.add_data_docs_site(
+            site_name="docs",
+            site_config={
+                "class_name": "SiteBuilder",
+                "store_backend": store,
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            },
+        )
+        definitions = []
+        for suite in suites:
+            for table in suite.tables:
+                if self._exists(*table.table.split(".")):
+                    made = self._context.suites.add(self._suite(table))
+                    definition = self._gx.ValidationDefinition(name=table.table, data=self._batch(table), suite=made)
+                    definitions.append(self._context.validation_definitions.add(definition))
+        checkpoint = self._gx.Checkpoint(name="all", validation_definitions=definitions, result_format="SUMMARY")
+        self._context.checkpoints.add(checkpoint).run()
+        self._context.build_data_docs()
+        return folder / "index.html"
+
+    def _batch(self, table: TableChecks) -> Any:
+        schema, relation = table.table.split(".")
+        source = self._sources["marts" if schema == MARTS_SCHEMA else "internal"]
+        asset = source.add_table_asset(table.table, table_name=relation, schema_name=schema)
+        return asset.add_batch_definition_whole_table("all")
+
+    def _suite(self, table: TableChecks) -> Any:
+        return self._gx.ExpectationSuite(
+            table.table, expectations=[self._expectation(check, place) for place, check in enumerate(table.checks)]
+        )
 
     def _exists(self, schema: str, relation: str) -> bool:
         catalog = MARTS_CATALOG if schema == MARTS_SCHEMA and self._marts_attached else None
@@ -291,7 +338,7 @@ def _great_expectations(con: duckdb.DuckDBPyConnection) -> Iterator[_Runner]:
             url = lend(key, partial(_cursor, con, in_marts=name == "marts" and marts_attached))
             sources[name] = context.data_sources.add_sql(name, connection_string=url, create_temp_table=False)
         try:
-            yield _Runner(con, gx, sources, marts_attached)
+            yield _Runner(con, gx, context, sources, marts_attached)
         finally:
             for name, key in keys.items():
                 sources[name].get_execution_engine().engine.dispose()

@@ -12,7 +12,7 @@ import pytest
 
 from cdp.errors import ConfigError
 from warehouse.connection import open_warehouse
-from warehouse.expectations import CheckResult, Suite, load_suites, run_suite, run_suites
+from warehouse.expectations import CheckResult, Suite, load_suites, run_suite, run_suites, write_data_docs
 from warehouse.home import Home
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -125,6 +125,13 @@ def test_empty_tables_are_fine(con: duckdb.DuckDBPyConnection, suite: Suite) -> 
         "table__row_count",
         "table__gx",
     }
+
+
+def test_data_docs_are_written_on_request(con: duckdb.DuckDBPyConnection, suite: Suite, tmp_path: Path) -> None:
+    fill(con, "(1, 'a', 1, 0, '13800138000')")
+    page = write_data_docs(con, [suite], tmp_path / "docs")
+    assert "marts.things" in page.read_text(encoding="utf-8")
+    assert page.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_suites_that_ship_load() -> None:

@@ -65,6 +65,7 @@ def take_in(
         select evidence_id, place from given where evidence_id not in (select evidence_id from identity.evidence)""")
     gone = _drop_gone(con)
     new = _new_rows(con)
+    known = int(con.execute("select coalesce(max(node_id), 0) from identity.node").fetchall()[0][0])
     identifiers, rejected = _new_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
     con.execute("""
         insert into identity.evidence_node
@@ -72,7 +73,7 @@ def take_in(
         from element inner join identity.identifier_value as value on element.value_hash = value.value_hash
     """)
     _bury(con, secret, as_of)
-    link_digests(con, rules)
+    link_digests(con, rules, known=0 if bars_changed else known)
     con.execute("drop table element")
     return Delta(new, gone, identifiers, rejected)
 
@@ -288,15 +289,22 @@ def _bury(con: duckdb.DuckDBPyConnection, secret: bytes, as_of: datetime) -> Non
         con.execute(f"delete from identity.{table} where node_id in (select node_id from buried)")
 
 
-def link_digests(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> None:
-    """A digest whose plain value is known becomes that value: one identifier, however a source wrote it."""
-    held = {row[0] for row in con.execute("select distinct type from identity.node where alias_of is null").fetchall()}
+def link_digests(con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, known: int) -> None:
+    """A digest whose plain value is known becomes that value: one identifier, however a source wrote it.
+
+    Identifiers up to number *known* were compared with each other before.
+    """
+    held = dict(con.execute("""select type, max(node_id) > ? from identity.node
+        where alias_of is null and epoch = 1 group by type""", [known]).fetchall())  # fmt: skip
     for name, item in sorted(rules.types.items()):
         if item.hash_of is None or name not in held or item.hash_of.type not in held:
             continue
+        if not held[name] and not held[item.hash_of.type]:
+            continue
+        since = -1 if held[name] else known  # with no new digest, only new plain values can be unveiled
         con.execute("create or replace temp table digest (digest text, node_id bigint)")
         for salt in item.hash_of.salts:
-            _digest(con, item.hash_of, salt)
+            _digest(con, item.hash_of, salt, since)
         con.execute("""create or replace temp table unveiled as
             select node.node_id, min(digest.node_id) as plain_id from identity.node as node
             inner join digest on node.value_norm = digest.digest
@@ -312,10 +320,10 @@ def link_digests(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> None:
             )
 
 
-def _digest(con: duckdb.DuckDBPyConnection, rule: HashOf, salt: str) -> None:
-    """Digests of all plain values of the rule's type, salted, into temp table `digest`."""
+def _digest(con: duckdb.DuckDBPyConnection, rule: HashOf, salt: str, since: int) -> None:
+    """Digests of the rule's plain values numbered above *since*, salted, into temp table `digest`."""
     before, _, after = salt.partition("{value}")
-    plain = "from identity.node where type = ? and epoch = 1 and alias_of is null"
+    plain = f"from identity.node where type = ? and epoch = 1 and alias_of is null and node_id > {since}"
     if rule.form != "sm3":
         con.execute(
             f"insert into digest select {rule.form}(? || value_norm || ?), node_id {plain}", [before, after, rule.type]

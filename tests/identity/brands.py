@@ -72,12 +72,16 @@ class Brand:
 
     def add(self, *rows: Seen) -> list[str]:
         """Add evidence; returns the source keys."""
+        return self.add_to("identity.int_identity__evidence", *rows)
+
+    def add_to(self, table: str, *rows: Seen) -> list[str]:
+        """Add evidence to the table behind the model."""
         keys = []
         for row in rows:
             self.keys += 1
             key = f"k{self.keys}"
             self.con.execute(
-                "insert into identity.int_identity__evidence values (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+                f"insert into {table} values (?, ?, ?, ?, ?, ?, ?, 1, ?)",
                 [
                     row.source,
                     key,

@@ -695,3 +695,28 @@ def test_58_crash_between_map_and_feed_shows_neither(monkeypatch: pytest.MonkeyP
     resolve_identities(con, RULES, run_id="again", as_of=AS_OF, secret=SECRET)
     assert con.execute("select count(*) from identity.identity_map").fetchall() == [(2,)]
     con.close()
+
+
+def test_08c_a_digest_joins_whichever_of_the_two_comes_first_over_several_runs() -> None:
+    brand = Brand()
+    digests = [hashlib.md5(f"1361234000{i}".encode()).hexdigest() for i in range(3)]
+    brand.run(seen(member_id="m0", phone="13612340000"), seen(unionid="u1", phone_md5=digests[1]))
+    brand.run(seen(unionid="u0", phone_md5=digests[0].upper()))
+    brand.run(seen(member_id="m1", phone="13612340001"))
+    brand.run(seen(unionid="u2", phone_md5=digests[2]))
+    assert brand.id("unionid", "u0") == brand.id("member_id", "m0")
+    assert brand.id("unionid", "u1") == brand.id("member_id", "m1")
+    assert brand.id("phone_md5", digests[1]) == brand.id("phone", "13612340001")
+    assert brand.id("unionid", "u2") not in (brand.id("member_id", "m0"), brand.id("member_id", "m1"))
+
+
+def test_evidence_may_be_a_view_as_well_as_a_table() -> None:
+    plain, viewed = Brand(), Brand()
+    viewed.con.execute("alter table identity.int_identity__evidence rename to stored")
+    viewed.con.execute("create view identity.int_identity__evidence as from identity.stored")
+    rows = [seen(member_id="m1", phone="13612340001"), seen("login", 1, member_id="m1", anonymous_id="a1")]
+    for row in rows:
+        plain.run(row)
+        viewed.add_to("identity.stored", row)
+        viewed.run()
+    assert viewed.mapping() == plain.mapping()

@@ -21,7 +21,7 @@ ITEMS = st.builds(
     confidence=st.sampled_from([0.5, 1.0]),
 )
 PAIRS = st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(POOL)), max_size=3)
-LOOK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+LOOK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @LOOK

@@ -22,11 +22,11 @@ def new_ledger(rng: np.random.Generator, count: int) -> Ledger:
     return Ledger(class_, np.lexsort((rng.permutation(count), class_)).argsort())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_merging_in_any_order_and_cutting_all_returns_every_id(seed: int) -> None:
-    """1,000 worlds each: k persons merged one after another, then all apart again (identity.md § 1, row 7)."""
+    """500 worlds each: k persons merged one after another, then all apart again (identity.md § 1, row 7)."""
     rng = np.random.default_rng(seed)
-    for _ in range(1_000):
+    for _ in range(500):
         count, clusters = int(rng.integers(4, 14)), int(rng.integers(2, 6))
         ledger, start = new_ledger(rng, count), random_partition(rng, count, clusters)
         before = ledger.publish(start)
@@ -41,7 +41,7 @@ def test_merging_in_any_order_and_cutting_all_returns_every_id(seed: int) -> Non
 @pytest.mark.parametrize("seed", range(3))
 def test_one_step_there_and_back_returns_every_id(seed: int) -> None:
     rng = np.random.default_rng(100 + seed)
-    for _ in range(1_000):
+    for _ in range(500):
         count = int(rng.integers(3, 12))
         ledger, start = new_ledger(rng, count), random_partition(rng, count, 4)
         before = ledger.publish(start)

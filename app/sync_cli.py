@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.context import brand, console, home
 from cdp.sync.model import WATERFALL
@@ -232,11 +232,13 @@ def status(as_json: Json = False) -> None:
     if as_json:
         console.print_json(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("plan", "verdict", "state", "run", "progress", "last sign of life")
+    table = Table(Column("plan", no_wrap=True), "verdict", "state", "run", "progress", "sign of life")
     for row in rows:
         done = row["progress"]
         count = f"{done['done']:,}/{done['total']:,}" if done else ""
-        table.add_row(row["plan_id"], row["verdict"], row["state"], row["run_state"] or "", count, row["sign_of_life"])
+        table.add_row(
+            row["plan_id"], row["verdict"], row["state"], row["run_state"] or "", count, row["sign_of_life"][:19]
+        )
     console.print(table)
 
 
@@ -263,7 +265,7 @@ def log(
     if as_json:
         console.print_json(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("#", "at", "who", "what", "plan", "detail")
+    table = Table("#", "at", "who", "what", Column("plan", no_wrap=True), "detail")
     for row in rows:
         detail = json.dumps(row["detail"], ensure_ascii=False)
         table.add_row(str(row["seq"]), row["at"][:19], row["who"], row["action"], row["plan_id"], detail)

@@ -245,7 +245,7 @@ def status(as_json: Json = False) -> None:
 def _alive(open_desk: Desk, row: Mapping[str, Any]) -> str:
     """When a running apply last showed itself; after 60 s it counts as gone."""
     if row["run_state"] != "running" or not row["progress_at"]:
-        return row["progress_at"] or ""
+        return (row["progress_at"] or "")[:19]
     age = (open_desk.now() - _instant(row["progress_at"])).total_seconds()
     return f"{age:.0f} s ago" if age <= 60 else f"no sign of life for {age:.0f} s"
 

@@ -236,9 +236,7 @@ def status(as_json: Json = False) -> None:
     for row in rows:
         done = row["progress"]
         count = f"{done['done']:,}/{done['total']:,}" if done else ""
-        table.add_row(
-            row["plan_id"], row["verdict"], row["state"], row["run_state"] or "", count, row["sign_of_life"][:19]
-        )
+        table.add_row(row["plan_id"], row["verdict"], row["state"], row["run_state"] or "", count, row["sign_of_life"])
     console.print(table)
 
 

@@ -27,7 +27,7 @@ from cdp.streams import POLARS_TYPES, Batch, Connector, JsonLines, Reject, Strea
 from warehouse.home import Home
 from warehouse.landing_frames import META, Prepared, empty, prepare, with_extra
 from warehouse.landing_ledger import BatchRecord, LandingLedger
-from warehouse.landing_lines import LinesResult, read_lines
+from warehouse.landing_lines import LinesResult, content_sql, read_lines
 
 COMMIT_ROWS = 50_000
 ARROW_ROWS = 20_000
@@ -551,13 +551,26 @@ def _load_known(con: duckdb.DuckDBPyConnection, files: list[str], stream: Stream
     if not files:
         return
     if stream.mode == "append":
-        sql = "insert into known select _key_hash, _row_hash from read_parquet(?, union_by_name = true)"
+        key = "_key_hash" if len(stream.key) != 1 else _line_key_sql(con, files, stream)
+        sql = f"insert into known select {key}, _row_hash from read_parquet(?, union_by_name = true)"
     else:
         sql = """
             insert into known select _key_hash, arg_max(_row_hash, (_batch_seq, _row_number))
             from read_parquet(?, union_by_name = true) group by _key_hash
         """
     con.execute(sql, [files])
+
+
+def _line_key_sql(con: duckdb.DuckDBPyConnection, files: list[str], stream: Stream) -> str:
+    """`_key_hash`, or, after a DuckDB release that hashes otherwise, the hash of a line made again of what it held."""
+    own = _quoted(stream.key[0])
+    source = "read_parquet(?, union_by_name = true)"
+    there = [row[0] for row in con.execute(f"describe select * from {source}", [files]).fetchall()]
+    content = content_sql(stream, there)
+    probe = con.execute(f"select _key_hash = {content} from {source} where {own} is null limit 1", [files]).fetchall()
+    if not probe or probe[0][0]:
+        return "_key_hash"
+    return f"case when {own} is null then {content} else _key_hash end"
 
 
 def _quoted(name: str) -> str:

@@ -8,7 +8,7 @@ what is rejected or known and writes the line numbers down.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,25 +91,41 @@ def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping
     }
     shape = json.dumps({**wanted, **dict.fromkeys(lines.known, "JSON")}, ensure_ascii=False)
     cells = [_cell(column, lines.fields) for column in stream.columns]
-    cells += [f"{_literal(value)} as {name}" for name, value in constants.items()]
+    facts = ", ".join(f"{_literal(value)} as {name}" for name, value in constants.items())
+    content = content_sql(stream)
     key = _key(stream, lines.fields)
     return f"""
         copy (
             select
-                {", ".join(cells)},
-                {_extra(list(wanted), lines.known)} as _extra,
-                {key} as _key_hash,
-                {"cast(null as ubigint)" if key == "_line_hash" else "_line_hash"} as _row_hash,
-                {_reject(declared, lines.fields)} as _reject
+                *,
+                {facts},
+                {f"coalesce({key}, {content})" if key else content} as _key_hash,
+                {f"case when {key} is not null then {content} end" if key else "cast(null as ubigint)"} as _row_hash
             from (
-                select json, from_json(json, {_literal(shape)}) as f, md5_number_lower(json) as _line_hash
-                from read_ndjson_objects(
-                    {_literal(str(lines.path))}, ignore_errors = true, maximum_object_size = {MAX_LINE_BYTES},
-                    compression = 'none'
+                select
+                    {", ".join(cells)},
+                    {_extra(list(wanted), lines.known)} as _extra,
+                    {_reject(declared, lines.fields)} as _reject
+                from (
+                    select json, from_json(json, {_literal(shape)}) as f
+                    from read_ndjson_objects(
+                        {_literal(str(lines.path))}, ignore_errors = true, maximum_object_size = {MAX_LINE_BYTES},
+                        compression = 'none'
+                    )
                 )
             )
         ) to {_literal(str(target))} (format parquet, compression zstd, compression_level 1)
     """
+
+
+def content_sql(stream: Stream, there: Collection[str] | None = None) -> str:
+    """What identifies a line that has no id of its own: DuckDB's hash of what it holds.
+
+    A digest would cost as much as reading the line. The hash may change with a DuckDB release; it can be made again
+    from what is stored, and landing does so when it finds that it has. *there*: columns the stored files have.
+    """
+    columns = [column.name for column in stream.columns if column.name not in stream.key] + ["_extra"]
+    return f"hash({', '.join(_quoted(name) if there is None or name in there else 'null' for name in columns)})"
 
 
 def _cell(column: Column, fields: Mapping[str, str]) -> str:
@@ -132,12 +148,12 @@ def _cell(column: Column, fields: Mapping[str, str]) -> str:
 
 
 def _key(stream: Stream, fields: Mapping[str, str]) -> str:
-    if any(fields.get(name, name) == "_line" for name in stream.key):
-        return "_line_hash"
-    if len(stream.key) == 1 and fields[stream.key[0]].endswith(OR_LINE):
-        own = f"f.{_quoted(fields[stream.key[0]].removesuffix(OR_LINE))}"
-        return f"case when {own} is null then _line_hash else md5_number_lower({own}) end"
-    cells = [f"coalesce(cast(f.{_quoted(fields[name])} as varchar), chr(1))" for name in stream.key]
+    """The digest of a line's own key, null where the line has none; '' where no line of the stream has one."""
+    if any(fields.get(name, "_line") == "_line" for name in stream.key):
+        return ""
+    if len(stream.key) == 1:
+        return f"md5_number_lower({_quoted(stream.key[0])})"
+    cells = [f"coalesce(cast({_quoted(name)} as varchar), chr(1))" for name in stream.key]
     return f"md5_number_lower(concat_ws(chr(31), {', '.join(cells)}))"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cdp.errors import FatalError, RejectBudgetError, RetriableError
 from cdp.streams import Batch, Reject
 from tests.landing.fakes import EVENTS, PEOPLE, Scripted, page, rows_of
+from tests.source_support import Brand
 from warehouse import landing
 from warehouse.home import Home
 from warehouse.landing import land
@@ -195,3 +197,15 @@ def test_two_sources_of_a_family_share_a_view_and_nothing_else(home: Home) -> No
     for source in ("crm", "pos"):
         land(home, source, Scripted([page(("1", "a"))]), PEOPLE, now=NOW)
     assert rows_of(home, PEOPLE, "_source, id") == [("crm", "1"), ("pos", "1")]
+
+
+def test_lines_are_known_after_an_engine_that_hashes_otherwise(tmp_path: Path) -> None:
+    brand = Brand(tmp_path, 'sources: {log: {connector: sensors, path: "*.log"}}')
+    lines = "".join(f'{{"type":"track","event":"E","time":{n},"x":{n}}}\n' for n in range(9))
+    (tmp_path / "a.log").write_text(lines, encoding="utf-8")
+    brand.land("log")
+    file = next((brand.home.raw / "log" / "records").glob("*.parquet"))
+    pl.read_parquet(file).with_columns(pl.col("_key_hash") + 1).write_parquet(file)
+    (tmp_path / "b.log").write_text(lines + '{"type":"track","time":99}\n', encoding="utf-8")
+    report = brand.land("log")["records"]
+    assert (report.landed, report.duplicates) == (1, 9)

@@ -22,7 +22,7 @@ from warehouse.analytics_tag_reports import (
     plan_tags,
     replay_tags,
 )
-from warehouse.analytics_tags import TagReport, build_tags, check_tags, set_manual_tag
+from warehouse.analytics_tags import TagReport, build_tags, check_tags, forget_tags, set_manual_tag
 
 __all__ = [
     "Explanation",
@@ -39,6 +39,7 @@ __all__ = [
     "check_funnels",
     "check_tags",
     "explain_tag",
+    "forget_tags",
     "funnel_chart",
     "health_rows",
     "ltv_chart",

@@ -285,6 +285,20 @@ def set_manual_tag(
             )
 
 
+def forget_tags(con: duckdb.DuckDBPyConnection, one_ids: Sequence[str]) -> int:
+    """Remove every trace of these people from the tag history and the manual tags, in one transaction. Returns rows
+    removed; the marts' copies lose them with the next `build_tags`."""
+    con.execute(_DDL)
+    removed = 0
+    with transaction(con):
+        for table in ("tag_history", "tag_manual"):
+            where = "list_contains($people::text[], one_id)"
+            query = f"select count(*) from activation.{table} where {where}"
+            removed += con.execute(query, {"people": list(one_ids)}).fetchall()[0][0]
+            con.execute(f"delete from activation.{table} where {where}", {"people": list(one_ids)})
+    return removed
+
+
 # ---------------------------------------------------------------- history
 
 

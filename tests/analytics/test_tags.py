@@ -23,6 +23,7 @@ from warehouse.analytics import (
     build_metrics,
     build_tags,
     explain_tag,
+    forget_tags,
     health_rows,
     plan_tags,
     replay_tags,
@@ -360,6 +361,17 @@ def test_sources_win_in_the_order_they_are_named(few: duckdb.DuckDBPyConnection)
     assert held["import, manual"] == {"a": ["初识"], "b": ["初识"]}
     with pytest.raises(ConfigError, match="go together"):
         tags(LIFECYCLE + "    overrides: [import]\n")
+
+
+def test_forgetting_a_person_leaves_no_row(few: duckdb.DuckDBPyConnection) -> None:
+    config = tags(LIFECYCLE + "    overrides: [manual]\n")
+    set_manual_tag(few, config, one_id="a", group="lifecycle", value="初识", by="店长", at=AS_OF - timedelta(days=3))
+    build(few, config)
+    assert forget_tags(few, ["a"]) == 2
+    few.execute(f"delete from {MARTS}.fct_person_features where one_id = 'a'")
+    build(few, config)
+    for table in ("fct_tags_current", "fct_tag_history", "fct_tag_manual"):
+        assert few.execute(f"select count(*) from {MARTS}.{table} where one_id = 'a'").fetchall() == [(0,)]
 
 
 def test_a_group_no_longer_declared_ends(few: duckdb.DuckDBPyConnection) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
+from datetime import datetime
 
 import networkx as nx
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from cdp.errors import CheckFailedError, FatalError
 from cdp.identity.drawing import draw
 from cdp.identity.explain import chain, hinges, smallest_cut
+from cdp.identity.memory import Identifier, Item, micros, resolve_items
 from cdp.identity.rules import IdentityRules
 from tests.identity.brands import AS_OF, SECRET, Brand, day, seen
 from tests.identity.random_evidence import RULES, as_seen, rows
@@ -249,3 +252,41 @@ def test_the_smallest_cut_parts_and_no_proper_subset_does(seed: int) -> None:
             left = [edge for edge in edges if edge not in part]
             assert bool(chain(left, start, end)) == (size < len(cut))
     assert {node for node, _ in hinges(edges)} == set(nx.articulation_points(graph))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_decisions_give_what_a_fresh_resolution_with_them_gives(seed: int) -> None:
+    rng = random.Random(5000 + seed)
+    brand = Brand(RULES)
+    kept: list[Item] = []
+    asserted: dict[str, list[tuple[Identifier, Identifier]]] = {"must_link": [], "cannot_link": [], "cut_edge": []}
+    for step in range(3):
+        fresh = rows(rng, 8)
+        kept += fresh
+        at = day(120 + 20 * step)
+        brand.run(*map(as_seen, fresh), as_of=at)
+        a, b = rng.sample(known(brand), 2)
+        kind = rng.choice(["must_link", "cannot_link", "cut_edge"])
+        decide.assert_pair(brand.con, RULES, kind, a, b, author="t", reason="t", now=at, secret=SECRET)  # type: ignore
+        asserted[kind].append(((a.type, a.scope, a.value), (b.type, b.scope, b.value)))
+        assert brand.partition() == expected(kept, asserted, at)
+    gone = rng.choice(known(brand))
+    decide.forget(brand.con, RULES, [gone], now=day(210), secret=SECRET, apply=True, whole_person=False)
+    name = (gone.type, gone.scope, gone.value)
+    left = [replace(item, ids=tuple(identifier for identifier in item.ids if identifier != name)) for item in kept]
+    assert brand.partition() == expected(left, asserted, day(210))
+
+
+def known(brand: Brand) -> list[ask.Ref]:
+    found = brand.con.execute("""select node_id, type, scope, value_norm from identity.node
+        where epoch = 1 order by type, scope, value_norm""").fetchall()  # fmt: skip
+    return [ask.Ref(*row, None) for row in found]
+
+
+def expected(
+    items: list[Item], asserted: dict[str, list[tuple[Identifier, Identifier]]], at: datetime
+) -> frozenset[frozenset[tuple[str, str, str, int]]]:
+    return resolve_items(
+        items, RULES, as_of=micros(at), barred=[("phone", "", "p0")], must=asserted["must_link"],
+        cannot=asserted["cannot_link"], cut=asserted["cut_edge"],
+    ).partition()  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from app.context import config, console
+from app.context import config, console, home
 from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
@@ -19,6 +19,7 @@ from cdp.sync.config import SyncConfig
 from cdp.tags.config import TagsConfig
 from connectors.collector.settings import CollectorConfig
 from connectors.settings import SourcesConfig
+from warehouse.expectations import SuiteConfig, load_suites
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,6 +47,12 @@ def check() -> None:
         except ConfigError as error:
             console.print(f"[red]✗[/] {name}")
             faults.append(error.message)
+    try:
+        for suite in load_suites(home().config / "expectations"):
+            console.print(f"[green]✓[/] expectations/{suite.name}.yaml")
+    except ConfigError as error:
+        console.print("[red]✗[/] expectations/")
+        faults.append(error.message)
     if faults:
         raise ConfigError("\n".join(faults), hint="mend the lines above; the schemas in config/schemas help an editor")
 
@@ -58,10 +65,10 @@ def schema(directory: Annotated[Path, typer.Argument(help="folder to write to")]
 
 
 def write_schemas(directory: Path) -> list[Path]:
-    """One `<file>.json` for each configuration file; returns the paths."""
+    """One `<file>.json` for each configuration file, and one for those of `expectations/`; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, model in FILES.items():
+    for name, model in {**FILES, "expectations.yaml": SuiteConfig}.items():
         path = directory / f"{name.removesuffix('.yaml')}.json"
         text = json.dumps(model.model_json_schema(), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
         path.write_text(text, encoding="utf-8")

@@ -16,8 +16,8 @@ from cdp.quality.anomalies import AnomalyRules
 class Resources(Strict):
     """What a run may use of the machine."""
 
-    memory_limit: str = Field("8GB", pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
-    threads: int | None = Field(None, ge=1)
+    memory_limit: str = Field(default="8GB", pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
+    threads: int | None = Field(default=None, ge=1)
 
 
 class BrandConfig(Strict):

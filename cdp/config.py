@@ -113,7 +113,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def _valid_names(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    """Field names of the model that sits at *path*, found through annotations (unions give the names of all members)."""
+    """Field names of the model that sits at *path*, found by annotations (unions give the names of all members)."""
     models = [model]
     for part in path:
         following: list[type[BaseModel]] = []

@@ -22,7 +22,7 @@ AS_OF_TAG = "cdp/as_of"
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 
-class BrandHome(dg.ConfigurableResource):
+class BrandHome(dg.ConfigurableResource[None]):
     """The brand's home. *root* is a folder made by `cdp init`."""
 
     root: str

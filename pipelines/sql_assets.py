@@ -79,9 +79,10 @@ def _spec(
     for name in model.depends:
         deps |= {key_of(name)} if name in graph.models else set(known.get(name, ()))
     columns = [dg.TableColumn(column.name, description=column.description) for column in model.columns]
+    ordered: list[dg.AssetKey] = sorted(deps, key=lambda key: key.to_user_string())
     return dg.AssetSpec(
         key_of(model.name),
-        deps=sorted(deps, key=lambda key: key.to_user_string()),
+        deps=ordered,
         group_name=model.layer,
         owners=[f"team:{model.owner}"],
         kinds={"duckdb", "sql", "view" if model.materialized == "view" else "table"},

@@ -61,7 +61,7 @@ def _protocol(world: World) -> type[asyncio.Protocol]:
     found = import_from_string(HTTP_PROTOCOLS["httptools" if find_spec("httptools") else "h11"])
     base: Any = found
 
-    class Noting(base):  # type: ignore[misc]
+    class Noting(base):
         def connection_made(self, transport: Any) -> None:
             self.peer = tuple(transport.get_extra_info("peername") or ("", 0))[:2]
             world.transports[self.peer] = transport

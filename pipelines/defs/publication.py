@@ -30,9 +30,11 @@ def version_of(as_of: str, run_id: str) -> str:
 def publication(after: Iterable[dg.AssetKey]) -> dg.AssetsDefinition:
     """The asset `published/marts`, behind every asset in *after* and their blocking checks."""
 
+    ordered: list[dg.AssetKey] = sorted(after, key=lambda key: key.to_user_string())
+
     @dg.asset(
         key=PUBLISHED,
-        deps=sorted(after, key=lambda key: key.to_user_string()),
+        deps=ordered,
         group_name="publication",
         owners=["team:data"],
         kinds={"duckdb"},

@@ -49,6 +49,7 @@ def landing_reconciles(context: dg.AssetCheckExecutionContext, brand_home: Brand
     asset=key_of("marts.dim_people"),
     name=LAYERS,
     blocking=True,
+    pool="warehouse",
     description="every layer holds what the layer above gave it, once, under keys that lead somewhere",
 )
 def layers_reconcile(context: dg.AssetCheckExecutionContext, brand_home: BrandHome) -> dg.AssetCheckResult:

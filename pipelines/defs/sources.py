@@ -94,7 +94,7 @@ def _land(brand_home: BrandHome, name: str, settings: Any, stream: str, tracker:
             close()
 
 
-def _materialized(name: str, stream: str, report: LandingReport) -> dg.MaterializeResult:
+def _materialized(name: str, stream: str, report: LandingReport) -> dg.MaterializeResult[Any]:
     return dg.MaterializeResult(
         asset_key=raw_key(name, stream),
         metadata={

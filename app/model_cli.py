@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 import models
 from app.context import brand, console, home, instant
+from cdp.errors import ConfigError
 from warehouse.connection import open_warehouse
 from warehouse.dictionary import write_dictionary
 from warehouse.expectations import load_suites, write_data_docs
@@ -55,13 +57,28 @@ def check() -> None:
 
 
 @app.command()
-def run(select: Selection = None, as_of: AsOf = None) -> None:
-    """Make the selected models again from what has been landed and resolved. Readers see it after the next publish."""
+def run(
+    select: Selection = None,
+    as_of: AsOf = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="backfill: first day to make again")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="backfill: the day after the last one")
+    ] = None,
+) -> None:
+    """Make the selected models again from what has been landed and resolved. Readers see it after the next publish.
+
+    With --from and --to only those days of models that have a `partition:` are made again, their other days stay.
+    """
+    if (since is None) != (until is None):
+        raise ConfigError("a backfill needs both --from and --to", hint="--to is the day after the last one")
+    days = (since.date(), until.date()) if since and until else None
     graph = _graph()
     names = graph.select(*(select or []))
     with _warehouse(as_of) as con:
         check_models(graph, con)
-        runs = run_models(con, graph, names, on_done=_tell)
+        runs = run_models(con, graph, names, on_done=_tell, days=days)
     console.print(f"{len(runs)} models in {sum(item.seconds for item in runs):.1f} s", highlight=False)
 
 

@@ -206,7 +206,11 @@ def read_model(path: Path, root: Path) -> Model:
                 f"say how it is masked, e.g. `[personal: phone]` (one of {', '.join(MASKS)})"
             )
     grain = _names(header.get("grain", ""))
-    for key, listed in (("grain", grain), ("unique_key", _names(header.get("unique_key", "")))):
+    for key, listed in (
+        ("grain", grain),
+        ("unique_key", _names(header.get("unique_key", ""))),
+        ("partition", _names(header.get("partition", ""))),
+    ):
         for name in listed:
             if name not in names:
                 line = _line_of(sql, f"{key}:")

@@ -10,6 +10,8 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import partial
 
 import duckdb
 from sqlglot import exp
@@ -102,18 +104,21 @@ def run_models(
     graph: ModelGraph,
     names: Sequence[str],
     on_done: Callable[[ModelRun], None] | None = None,
+    *,
+    days: tuple[date, date] | None = None,
 ) -> list[ModelRun]:
     """Make the named models in dependency order and tell each by *on_done*. Idempotent.
 
-    Raises `FatalError` naming model, file and line when the database refuses one; that model keeps its former content
-    and the ones before it stay made.
+    *days* (from, to; the second not included) makes only those days of models that have a `partition:` day again and
+    leaves their other days as they are; models without one are made whole. Raises `FatalError` naming model, file and
+    line when the database refuses one; that model keeps its former content and the ones before it stay made.
     """
     chosen = {graph[name].name for name in names}
     runs = []
     for name in graph.order:
         if name not in chosen:
             continue
-        run = _run_one(con, graph.models[name])
+        run = _run_one(con, graph.models[name], days)
         runs.append(run)
         if on_done:
             on_done(run)
@@ -177,11 +182,11 @@ def _sources(root: Node) -> list[str]:
     return sorted(found)
 
 
-def _run_one(con: duckdb.DuckDBPyConnection, model: Model) -> ModelRun:
+def _run_one(con: duckdb.DuckDBPyConnection, model: Model, days: tuple[date, date] | None) -> ModelRun:
     started = time.perf_counter()
     if model.masked:
         _transact(con, model, _replace_unmasked)
-    _transact(con, model, _make)
+    _transact(con, model, partial(_make, days=days))
     rows = None
     if model.materialized != "view":
         rows = int(con.execute(f"select count(*) from {qualified_name(model.name)}").fetchall()[0][0])
@@ -204,8 +209,10 @@ def _transact(
         raise
 
 
-def _make(con: duckdb.DuckDBPyConnection, model: Model) -> None:
-    if model.materialized == "incremental" and _existing_kind(con, model) == "table":
+def _make(con: duckdb.DuckDBPyConnection, model: Model, *, days: tuple[date, date] | None) -> None:
+    if days and model.partition and not model.masked and _existing_kind(con, model) == "table":
+        _refill(con, model, days)
+    elif model.materialized == "incremental" and _existing_kind(con, model) == "table":
         _merge(con, model)
     else:
         _replace(con, model)
@@ -252,6 +259,13 @@ def _merge(con: duckdb.DuckDBPyConnection, model: Model) -> None:
     con.execute(f"delete from {target} where ({columns}) in (select ({columns}) from _increment)")
     con.execute(f"insert into {target} by name select * from _increment")
     con.execute("drop table _increment")
+
+
+def _refill(con: duckdb.DuckDBPyConnection, model: Model, days: tuple[date, date]) -> None:
+    """Delete the rows of *days* and insert what the query says of them now."""
+    target, within = qualified_name(model.name), f'"{model.partition}" >= ? and "{model.partition}" < ?'
+    con.execute(f"delete from {target} where {within}", list(days))
+    con.execute(f"insert into {target} by name select * from ({executable_sql(model)}\n) where {within}", list(days))
 
 
 def _existing_kind(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:

@@ -366,3 +366,21 @@ def test_building_twice_changes_nothing(con: duckdb.DuckDBPyConnection, build) -
     )
     first = build()("select * from marts.fct_orders order by order_key")
     assert build()("select * from marts.fct_orders order by order_key") == first
+
+
+def test_a_backfill_makes_its_days_again_and_leaves_the_others(
+    con: duckdb.DuckDBPyConnection, build, graph: ModelGraph
+) -> None:
+    land(con, "canonical__events", [
+        {"event_id": str(day), "event_name": "before", "event_at": NOON + timedelta(days=day), "user_id": "M1"}
+        for day in range(4)
+    ])  # fmt: skip
+    ask = build()
+    con.execute("update raw.canonical__events set event_name = 'after'")
+    for _ in range(2):
+        run_models(con, graph, ["fct_events"], days=(date(2026, 2, 11), date(2026, 2, 13)))
+        assert ask("select event_name from marts.fct_events order by event_at") == [
+            ("before",), ("after",), ("after",), ("before",)
+        ]  # fmt: skip
+    run_models(con, graph, ["fct_events"])
+    assert ask("select distinct event_name from marts.fct_events") == [("after",)]

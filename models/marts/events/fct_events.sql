@@ -3,6 +3,7 @@ Tracked events of every source, each with the person it belongs to. Event names 
 description_zh: 埋点事件
 grain: event_key
 owner: data
+partition: event_date
 */
 with events as (
     select * from staging.stg_events

@@ -218,8 +218,10 @@ def new_values_sql(group: Group, *, marts: str = MARTS, manual: str = "activatio
     if isinstance(group, ManualGroup):
         layers.append(_layer(group, "manual", marts=marts, manual=manual))
     layers.append(values_sql(group, marts=marts))
+    # Imported and mart rows may name people who are no longer there, or never were.
+    known = "semi join temp.tag_wide as known on known.one_id = found.one_id"
     if len(layers) == 1:
-        return layers[0]
+        return f"select found.* from ({layers[0]}) as found {known}"
     named = ", ".join(f"layer_{number} as ({layer})" for number, layer in enumerate(layers))
     parts = []
     for number in range(len(layers)):
@@ -228,7 +230,7 @@ def new_values_sql(group: Group, *, marts: str = MARTS, manual: str = "activatio
         if earlier:
             part += f" anti join ({earlier}) as won on won.one_id = layer_{number}.one_id"
         parts.append(part)
-    return f"with {named} {' union all '.join(parts)}"
+    return f"with {named}, found as ({' union all '.join(parts)}) select found.* from found {known}"
 
 
 def _layer(group: Group, name: str, *, marts: str, manual: str) -> str:
@@ -363,9 +365,24 @@ def _apply_group(
     health = _health(con, group, people, cut)
     reason = _reason_to_keep(con, group, health) or _not_due(con, group, cut, version)
     if reason:
-        return GroupReport(group.id, version, "kept", reason, counts[0], 0, 0, health), 0
+        gone = _close_gone(con, group, run, cut)
+        return GroupReport(group.id, version, "kept", reason, counts[0], 0, gone, health), gone
     changed = _write_group(con, group, run, cut, version)
     return GroupReport(group.id, version, "published", None, counts[0], counts[1], counts[2], health), changed
+
+
+def _close_gone(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime) -> int:
+    """End the rows of people who were merged or forgotten: a kept group keeps its values, not its ghosts."""
+    where = "tag_group = $grp and valid_to is null and one_id not in (select one_id from temp.tag_wide)"
+    query = f"select count(*) from activation.tag_history where {where}"
+    count = con.execute(query, {"grp": group.id}).fetchall()[0][0]
+    if count:
+        con.execute(
+            "update activation.tag_history set valid_to = $cut, closed_run = $run, closed_cause = 'identity'"
+            f" where {where}",
+            {"grp": group.id, "cut": cut, "run": run},
+        )
+    return int(count)
 
 
 def _not_due(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime, version: str) -> str | None:

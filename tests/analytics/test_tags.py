@@ -363,6 +363,23 @@ def test_sources_win_in_the_order_they_are_named(few: duckdb.DuckDBPyConnection)
         tags(LIFECYCLE + "    overrides: [import]\n")
 
 
+def test_a_kept_group_lets_go_of_people_who_are_no_longer_there(few: duckdb.DuckDBPyConnection) -> None:
+    build(few, tags(LIFECYCLE))
+    few.execute(f"delete from {MARTS}.dim_people where one_id = 'a'")
+    features(few)
+    report = build(few, tags(LIFECYCLE + "    health: {coverage: [0.9, 1.0], severity: error}\n"))
+    assert report.groups[0].status == "kept"
+    assert current(few, "lifecycle") == {"b": ["首购"]}
+
+
+def test_imported_values_of_unknown_people_are_left_out(few: duckdb.DuckDBPyConnection) -> None:
+    few.execute(
+        f"create table {MARTS}.fct_partner as select * from (values ('a', '金'), ('ghost', '金')) t (one_id, value)"
+    )
+    build(few, tags("tag_groups: [{id: partner, kind: import, source: fct_partner}]"))
+    assert current(few, "partner") == {"a": ["金"]}
+
+
 def test_forgetting_a_person_leaves_no_row(few: duckdb.DuckDBPyConnection) -> None:
     config = tags(LIFECYCLE + "    overrides: [manual]\n")
     set_manual_tag(few, config, one_id="a", group="lifecycle", value="初识", by="店长", at=AS_OF - timedelta(days=3))

@@ -1,6 +1,7 @@
 """Every analytics step on a generated brand: seconds, memory and rows, for people and events as given.
 
-`python tests/benchmarks/bench_analytics_steps.py [people] [events]`; a second day's run shows what an increment costs.
+`python tests/benchmarks/bench_analytics_steps.py [people] [events]` (a million and twenty million take a while); a
+second day's run shows what an increment costs.
 """
 
 from __future__ import annotations
@@ -149,4 +150,4 @@ def timed(name: str, work: Callable[[], Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(value) for value in (sys.argv[1:3] or ("1000000", "20000000"))))
+    main(*(int(value) for value in (sys.argv[1:3] or ("200000", "4000000"))))

@@ -91,7 +91,8 @@ def apply(
     if only is None:
         columns += _unused(frame, rules, {series.name for series in columns})
     columns.append(frame["_row_number"])
-    known = tuple(name for rule in rules.values() for name in inputs(rule))
+    read = [name for rule in rules.values() for name in inputs(rule)]
+    known = (*read, *[f"source.{name}" for name in read])
     return replace(_without_faults(pl.DataFrame(columns), frame, faults), known=known)
 
 

@@ -40,9 +40,11 @@ sources:
 _EVENT = """
     select '{"type":"track","event":"ViewProduct","time":' || (1700000000000 + i) || ',"distinct_id":"' || md5(i::text)
         || '","_track_id":' || (hash(i) % 2147483647) || ',"lib":{"$lib":"js","$lib_version":"1.25.7",'
-        || '"$lib_method":"code"},"identities":{"$identity_cookie_id":"' || (i % 5000) || '"},"anonymous_id":"' || (i % 5000)
+        || '"$lib_method":"code"},"identities":{"$identity_cookie_id":"' || (i % 5000)
+        || '"},"anonymous_id":"' || (i % 5000)
         || '","project":"default","properties":{"$url":"https://shop.example/p/' || (i % 900)
-        || '","$title":"商品详情","$os":"iOS","$model":"iPhone14,2","price":' || (i % 100) || '.5,"product_id":"P' || (i % 900)
+        || '","$title":"商品详情","$os":"iOS","$model":"iPhone14,2","price":' || (i % 100)
+        || '.5,"product_id":"P' || (i % 900)
         || '","$is_login_id":false,"$screen_height":844,"$latest_utm_source":"wecom"}}' from range(?) t(i)
 """
 

@@ -68,7 +68,8 @@ def write_schemas(directory: Path) -> list[Path]:
     """One `<file>.json` for each configuration file, and one for those of `expectations/`; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, model in {**FILES, "expectations.yaml": SuiteConfig}.items():
+    models: dict[str, type[BaseModel]] = {**FILES, "expectations.yaml": SuiteConfig}
+    for name, model in models.items():
         path = directory / f"{name.removesuffix('.yaml')}.json"
         text = json.dumps(model.model_json_schema(), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
         path.write_text(text, encoding="utf-8")

@@ -27,6 +27,7 @@ from cdp.identity.graph import (
     type_table,
 )  # fmt: skip
 from cdp.identity.rules import IdentityRules
+from warehouse.identity_values import EPOCH_HASH
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def final_ids(con: duckdb.DuckDBPyConnection, loaded: Loaded, outcome: Resolutio
     con.execute(f"""
         insert into identity.node
         select {top} + row_number() over (order by found.node_id, found.epoch), base.type, base.scope, base.value_norm,
-            found.epoch, base.node_id, base.barred, null, hash(base.node_hash, found.epoch)
+            found.epoch, base.node_id, base.barred, null, {EPOCH_HASH.format(epoch="found.epoch")}
         from found_slices as found inner join identity.node as base on found.node_id = base.node_id
         where found.epoch > 1 and not exists (
             select 1 from identity.node as node where node.epoch_of = found.node_id and node.epoch = found.epoch

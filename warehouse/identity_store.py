@@ -28,7 +28,7 @@ from warehouse.identity_graph import final_ids, load, store_graph, without_evide
 from warehouse.identity_persons import Persons, give_ids, store_households, store_persons
 from warehouse.identity_scope import find_scope, sample_scope
 from warehouse.identity_tables import ensure_tables
-from warehouse.identity_values import Delta, nothing_new, take_in
+from warehouse.identity_values import EPOCH_HASH, NODE_HASH, Delta, nothing_new, take_in
 
 Progress = Callable[[str], None]
 
@@ -327,7 +327,11 @@ def last_run(con: duckdb.DuckDBPyConnection) -> LastRun | None:
     return LastRun(*found[0]) if found else None
 
 
-STATE_HASH = "select coalesce(bit_xor(hash(node_id, number)), 0) from identity.identity_map where run_to is null"
+# Of one integer each: DuckDB's hash of two values would not notice two people changing places.
+STATE_HASH = (
+    "select coalesce(bit_xor(hash((node_id::ubigint << 32) | number::ubigint)), 0)"
+    " from identity.identity_map where run_to is null"
+)
 
 
 def check_map_untouched(con: duckdb.DuckDBPyConnection, state_hash: int) -> None:
@@ -352,8 +356,8 @@ def _refresh_dictionary(
         con.execute(f"delete from identity.{table}")
     con.execute("update identity.node set alias_of = null where alias_of is not null")
     if not before.same_engine:
-        con.execute("update identity.node set node_hash = hash(type, scope, value_norm) where epoch = 1")
-        con.execute("""update identity.node as node set node_hash = hash(base.node_hash, node.epoch)
+        con.execute(f"update identity.node set node_hash = {NODE_HASH} where epoch = 1")
+        con.execute(f"""update identity.node as node set node_hash = {EPOCH_HASH.format(epoch="node.epoch")}
             from identity.node as base where node.epoch_of = base.node_id""")
     return True
 
@@ -368,7 +372,9 @@ def _cause(con: duckdb.DuckDBPyConnection, rules: IdentityRules, before: LastRun
 
 
 def _assertion_hash(con: duckdb.DuckDBPyConnection) -> str:
-    found = con.execute("""select coalesce(bit_xor(hash(assertion_id, withdrawn_at)), 0)::text || '/' || count(*)
+    found = con.execute("""
+        select coalesce(bit_xor(md5_number_lower(assertion_id || coalesce(withdrawn_at::text, ''))), 0)::text
+            || '/' || count(*)
         from identity.assertion""").fetchall()
     return str(found[0][0])
 
@@ -440,7 +446,7 @@ def _map_hash(con: duckdb.DuckDBPyConnection, which: str) -> int:
     )
     if not _count(con, "hashed"):
         return 0
-    found = con.execute("""select bit_xor(hash(node.node_hash, hashed.one_id))
+    found = con.execute("""select bit_xor(md5_number_lower(node.node_hash::text || hashed.one_id::text))
         from hashed inner join identity.node as node on hashed.node_id = node.node_id""")
     return int(found.fetchall()[0][0])
 

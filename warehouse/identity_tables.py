@@ -19,10 +19,10 @@ create table if not exists identity.node (
     epoch_of bigint,  -- node_id of epoch 1, null there
     barred text,  -- why it may link nobody, null when it may
     alias_of bigint,  -- node_id of the plain value that this digest was found to be
-    node_hash ubigint  -- hash(type, scope, value_norm) of this DuckDB version
+    node_hash ubigint  -- digest of type, scope, value_norm
 );
 create table if not exists identity.identifier_value (
-    value_hash ubigint,  -- hash(type, scope, value) of this DuckDB version
+    value_hash ubigint,  -- digest of type, scope, value
     type text,
     scope text,
     value text,  -- as it came

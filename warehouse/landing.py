@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,7 +27,7 @@ from cdp.streams import POLARS_TYPES, Batch, Connector, JsonLines, Reject, Strea
 from warehouse.home import Home
 from warehouse.landing_frames import META, Prepared, empty, prepare, with_extra
 from warehouse.landing_ledger import BatchRecord, LandingLedger
-from warehouse.landing_lines import LinesResult, content_sql, read_lines
+from warehouse.landing_lines import LinesResult, read_lines
 
 COMMIT_ROWS = 50_000
 ARROW_ROWS = 20_000
@@ -242,6 +242,7 @@ class _Landing:
         columns = [*[column.name for column in self.stream.columns], "_extra"]
         filled = [name for name in columns if frame[name].null_count() < len(frame)]
         key = [(name, self.stream.column(name).type) for name in self.stream.key]
+        content = [*[(column.name, column.type) for column in self.stream.columns], ("_extra", "json")]
         used = list(dict.fromkeys(["_ord", *filled, *[name for name, _ in key]]))
         # Batches of a size that lets DuckDB scan them on all cores.
         con.register("incoming", pa.Table.from_batches(frame.select(used).to_arrow().to_batches(ARROW_ROWS)))
@@ -250,8 +251,8 @@ class _Landing:
                 con,
                 f"""
                 select
-                    md5_number_lower({_key_sql(key)}) as _key_hash,
-                    hash({_content_sql(columns, filled)}) as _row_hash
+                    md5_number_lower({_text_sql(key)}) as _key_hash,
+                    md5_number_lower({_text_sql(content, filled)}) as _row_hash
                 from incoming order by _ord
                 """,
             )
@@ -435,7 +436,7 @@ class _Landing:
             return
         typed = prepare([replace(batch, keys_only=False)], replace(self.stream, columns=self._key_columns()))
         con.register("keys", typed.frame.to_arrow())
-        key = _key_sql([(column.name, column.type) for column in self._key_columns()])
+        key = _text_sql([(column.name, column.type) for column in self._key_columns()])
         con.execute(f"insert into seen select md5_number_lower({key}) from keys")
         con.unregister("keys")
 
@@ -551,26 +552,13 @@ def _load_known(con: duckdb.DuckDBPyConnection, files: list[str], stream: Stream
     if not files:
         return
     if stream.mode == "append":
-        key = "_key_hash" if len(stream.key) != 1 else _line_key_sql(con, files, stream)
-        sql = f"insert into known select {key}, _row_hash from read_parquet(?, union_by_name = true)"
+        sql = "insert into known select _key_hash, _row_hash from read_parquet(?, union_by_name = true)"
     else:
         sql = """
             insert into known select _key_hash, arg_max(_row_hash, (_batch_seq, _row_number))
             from read_parquet(?, union_by_name = true) group by _key_hash
         """
     con.execute(sql, [files])
-
-
-def _line_key_sql(con: duckdb.DuckDBPyConnection, files: list[str], stream: Stream) -> str:
-    """`_key_hash`, or, after a DuckDB release that hashes otherwise, the hash of a line made again of what it held."""
-    own = _quoted(stream.key[0])
-    source = "read_parquet(?, union_by_name = true)"
-    there = [row[0] for row in con.execute(f"describe select * from {source}", [files]).fetchall()]
-    content = content_sql(stream, there)
-    probe = con.execute(f"select _key_hash = {content} from {source} where {own} is null limit 1", [files]).fetchall()
-    if not probe or probe[0][0]:
-        return "_key_hash"
-    return f"case when {own} is null then {content} else _key_hash end"
 
 
 def _quoted(name: str) -> str:
@@ -581,17 +569,12 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _content_sql(columns: Sequence[str], filled: Sequence[str]) -> str:
-    """The cells of a row, as arguments of DuckDB's own hash: five times as fast as a digest of them.
-
-    It may change with a DuckDB release; rows that come again then make one more version of the same content. Keys,
-    which decide what is new and what vanished, are digests and do not change.
-    """
-    return ", ".join(_quoted(name) if name in filled else "null" for name in columns)
-
-
-def _key_sql(columns: Sequence[tuple[str, str]]) -> str:
-    cells = [f"coalesce({_cell_sql(name, kind)}, chr(1))" for name, kind in columns]
+def _text_sql(columns: Sequence[tuple[str, str]], filled: Collection[str] | None = None) -> str:
+    """The cells of a row as one text; empty cells are told from missing ones. *filled*: columns that hold anything."""
+    cells = [
+        f"coalesce({_cell_sql(name, kind)}, chr(1))" if filled is None or name in filled else "chr(1)"
+        for name, kind in columns
+    ]
     return f"concat_ws(chr(31), {', '.join(cells)})"
 
 

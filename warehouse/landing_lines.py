@@ -8,7 +8,7 @@ what is rejected or known and writes the line numbers down.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,14 @@ def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping
     """
 
 
-def content_sql(stream: Stream, there: Collection[str] | None = None) -> str:
-    """What identifies a line that has no id of its own: DuckDB's hash of what it holds.
+def content_sql(stream: Stream) -> str:
+    """What identifies a line that has no id of its own: 64 bits of the MD5 of what it holds.
 
-    A digest would cost as much as reading the line. The hash may change with a DuckDB release; it can be made again
-    from what is stored, and landing does so when it finds that it has. *there*: columns the stored files have.
+    Not DuckDB's `hash`, which is faster: lines of the same shape collide there, and a collision would lose a line.
     """
     columns = [column.name for column in stream.columns if column.name not in stream.key] + ["_extra"]
-    return f"hash({', '.join(_quoted(name) if there is None or name in there else 'null' for name in columns)})"
+    cells = ", ".join(f"coalesce(cast({_quoted(name)} as varchar), chr(1))" for name in columns)
+    return f"md5_number_lower(concat_ws(chr(31), {cells}))"
 
 
 def _cell(column: Column, fields: Mapping[str, str]) -> str:

@@ -65,7 +65,10 @@ def content(home: Home) -> dict[str, object]:
                 continue
             columns = [row[0] for row in con.execute(f"describe marts.{name}").fetchall()]
             kept = ", ".join(f'"{column}"' for column in columns if column not in VOLATILE_COLUMNS)
-            rows = con.execute(f"select count(*), sum(hash({kept})::hugeint)::varchar from marts.{name}").fetchall()
+            rows = con.execute(
+                "select count(*), sum(md5_number_lower(line::varchar)::hugeint)::varchar"
+                f" from (select {kept} from marts.{name}) as line"
+            ).fetchall()
             found[name] = rows[0]
         return found
 

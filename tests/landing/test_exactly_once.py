@@ -199,13 +199,14 @@ def test_two_sources_of_a_family_share_a_view_and_nothing_else(home: Home) -> No
     assert rows_of(home, PEOPLE, "_source, id") == [("crm", "1"), ("pos", "1")]
 
 
-def test_lines_are_known_after_an_engine_that_hashes_otherwise(tmp_path: Path) -> None:
+def test_lines_of_one_shape_are_told_apart(tmp_path: Path) -> None:
+    """DuckDB's own `hash` takes some of these for the same: differences in two places cancel out."""
     brand = Brand(tmp_path, 'sources: {log: {connector: sensors, path: "*.log"}}')
-    lines = "".join(f'{{"type":"track","event":"E","time":{n},"x":{n}}}\n' for n in range(9))
-    (tmp_path / "a.log").write_text(lines, encoding="utf-8")
-    brand.land("log")
-    file = next((brand.home.raw / "log" / "records").glob("*.parquet"))
-    pl.read_parquet(file).with_columns(pl.col("_key_hash") + 1).write_parquet(file)
-    (tmp_path / "b.log").write_text(lines + '{"type":"track","time":99}\n', encoding="utf-8")
-    report = brand.land("log")["records"]
-    assert (report.landed, report.duplicates) == (1, 9)
+    staff = [
+        f"ww5a7d0c3b9e1f2468|s{a:03d}_guide{b:02d}|wmDiR-AKm0m5_o9iDdxx2x54Ne5MoNh2"
+        for a in range(200)
+        for b in range(50)
+    ]
+    lines = [f'{{"type":"track","event":"E","time":1,"distinct_id":"{name}"}}\n' for name in staff]
+    (tmp_path / "a.log").write_text("".join(lines), encoding="utf-8")
+    assert brand.land("log")["records"].landed == len(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -14,8 +15,10 @@ from warehouse.home import Home, home_from, load_config
 
 M = TypeVar("M", bound=BaseModel)
 
-console = Console()
-errors = Console(stderr=True)
+# In a pipe or a log there is no terminal to fit: wide enough that a line stays a line.
+WIDE = 140
+console = Console(width=None if sys.stdout.isatty() else WIDE)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 _chosen: dict[str, str | None] = {"home": None}
 

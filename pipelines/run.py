@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
 
+from cdp.errors import RetriableError
 from cdp.quality.alerts import Condition
 from pipelines.alerting import announce
 from pipelines.build import JOB, build_definitions
 from pipelines.resources import AS_OF_TAG
 from warehouse.home import Home
+
+ORIGIN_TAG, ORIGIN = "cdp/origin", "command line"
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,13 @@ class RunOutcome:
 def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> RunOutcome:
     """Run *job* on *home* and wait for it. *as_of*: the cut (UTC); default: the instant the run starts.
 
-    Run history lies in `HOME/dagster`. Failing steps and checks are in the outcome, not raised.
+    Run history lies in `HOME/dagster`. Failing steps and checks are in the outcome, not raised. Raises `RetriableError`
+    while another `cdp run` is at work on the home.
     """
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    tags = {AS_OF_TAG: as_of.isoformat()} if as_of else {}
-    with dg.DagsterInstance.get() as instance:
+    tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {})
+    with _alone(home), dg.DagsterInstance.get() as instance:
+        _bury_dead_runs(instance)
         result = (
             build_definitions(home)
             .resolve_job_def(job)
@@ -73,6 +80,27 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> Run
     )
     announce(home, conditions_of(outcome))
     return outcome
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Hold the home's run lock. The system gives it back when this process ends, however it ends."""
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    with (home.dagster / "run.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RetriableError(f"another run is at work on {home.root}", hint="wait until it has ended") from error
+        yield
+
+
+def _bury_dead_runs(instance: dg.DagsterInstance) -> None:
+    """End the runs of ours that a killed process left as started, and give back their places in the pools: otherwise
+    this run would wait for them for ever. Holding the run lock proves that none of them lives."""
+    living = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=living, tags={ORIGIN_TAG: ORIGIN})):
+        instance.report_run_failed(run, "its process ended before it did")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def conditions_of(outcome: RunOutcome) -> list[Condition]:

@@ -51,7 +51,7 @@ def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, unti
             qualify row_number() over (partition by person order by max(seen_at) desc, item) <= {settings.recent_items}
         ),
         scored as (
-            select recent.person, similar_items.other as item, sum(similar_items.similarity) as score
+            select recent.person, similar_items.other as item, cast(sum(similar_items.similarity) as bigint) / 1e9 as score
             from recent inner join temp.next_best_similar as similar_items on similar_items.item = recent.item
             group by recent.person, similar_items.other
         ),
@@ -97,11 +97,11 @@ def _seen(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, until: str) 
     con.execute(
         f"""
         create or replace temp table next_best_raw as
-        select one_id, product_id, paid_at as seen_at, hash('o', order_key) as basket, true as is_bought
+        select one_id, product_id, paid_at as seen_at, md5_number_lower('o|' || order_key) as basket, true as is_bought
         from {MARTS}.fct_order_lines
         where product_id is not null and one_id is not null and paid_at < {until} and paid_at >= {since}
         union all
-        select one_id, product_id, event_at, hash('s', coalesce(session_id, one_id || event_date)), false
+        select one_id, product_id, event_at, md5_number_lower('s|' || coalesce(session_id, one_id || event_date)), false
         from {MARTS}.fct_events
         where product_id is not null and one_id is not null and event_at < {until} and event_at >= {since};
         create or replace temp table next_best_people as
@@ -145,7 +145,9 @@ def _similar(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> None:
             having count(*) >= {settings.min_support}
         ),
         scored as (
-            select pairs.item, pairs.other, pairs.shared / sqrt(mine.baskets * theirs.baskets) as similarity
+            -- In whole billionths: sums of floats would depend on the order in which threads add them.
+            select pairs.item, pairs.other,
+                cast(round(1e9 * pairs.shared / sqrt(mine.baskets * theirs.baskets)) as bigint) as similarity
             from pairs
             inner join sizes as mine on mine.item = pairs.item
             inner join sizes as theirs on theirs.item = pairs.other

@@ -52,7 +52,8 @@ def test_a_source_past_its_reject_budget_leaves_the_others_running(tmp_path: Pat
     assert "NOBODY_HAS_SET_THIS" in first.failed_checks[0].facts["error"]
 
     write(home, "good", "2.csv", ["g2,A,2026-10-03 10:00:00,30.00"])
-    write(home, "bad", "2.csv", ["b2,A,2026-10-04 10:00:00,forty", "b3,A,2026-10-05 10:00:00,50.00"])
+    broken = [f"b{number},A,2026-10-04 10:00:00,forty" for number in range(2, 32)]
+    write(home, "bad", "2.csv", [*broken, "b99,A,2026-10-05 10:00:00,50.00"])
     second = run_job(home, as_of=NOW)
     assert second.success
     failed = {check.asset: check.facts["error"] for check in second.failed_checks if check.severity == "ERROR"}

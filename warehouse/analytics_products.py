@@ -51,7 +51,8 @@ def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, unti
             qualify row_number() over (partition by person order by max(seen_at) desc, item) <= {settings.recent_items}
         ),
         scored as (
-            select recent.person, similar_items.other as item, cast(sum(similar_items.similarity) as bigint) / 1e9 as score
+            select recent.person, similar_items.other as item,
+                cast(sum(similar_items.similarity) as bigint) / 1e9 as score
             from recent inner join temp.next_best_similar as similar_items on similar_items.item = recent.item
             group by recent.person, similar_items.other
         ),

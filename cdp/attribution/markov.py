@@ -93,12 +93,15 @@ class _Chain:
         wins = np.bincount(self.last_state, conversions[self.end_owner], size).astype(np.int64)
         losses = np.bincount(self.last_state, nulls[self.end_owner], size).astype(np.int64)
         outs = moves.sum(axis=1) + wins + losses
-        solve = _solve_exact if exact and size <= _EXACT_STATES else _solve_float
-        whole = solve(moves, wins, outs, starts, np.zeros(size, dtype=bool))
+        groups = [np.flatnonzero([channel in members for members in self.members]) for channel in range(self.channels)]
+        if not (exact and size <= _EXACT_STATES):
+            return _effects_float(moves, wins, outs, starts, groups)
+        whole = _solve_exact(moves, wins, outs, starts, np.zeros(size, dtype=bool))
         removal: list[Fraction | float] = []
-        for channel in range(self.channels):
-            gone = np.array([channel in members for members in self.members], dtype=bool)
-            rest = solve(moves, wins, outs, starts, gone)
+        for group in groups:
+            gone = np.zeros(size, dtype=bool)
+            gone[group] = True
+            rest = _solve_exact(moves, wins, outs, starts, gone)
             removal.append(1 - rest / whole if whole else 0.0)
         return whole, removal
 
@@ -124,15 +127,25 @@ def _members(code: int, channels: int, order: int) -> set[int]:
     return found
 
 
-def _solve_float(moves: Ints, wins: Ints, outs: Ints, starts: Ints, gone: NDArray[np.bool_]) -> float:
-    kept = np.flatnonzero(~gone)
+def _effects_float(
+    moves: Ints, wins: Ints, outs: Ints, starts: Ints, groups: Sequence[NDArray[np.intp]]
+) -> tuple[float, list[Fraction | float]]:
+    """(conversion probability, removal effect of each group of states), from one inverse for all groups.
+
+    With N the fundamental matrix, taking states G away leaves N - N[:,G] N[G,G]^-1 N[G,:] (Schur complement).
+    """
     total = starts.sum()
-    if not len(kept) or not total:
-        return 0.0
-    scale = np.maximum(outs[kept], 1)[:, None]
-    matrix = np.eye(len(kept)) - moves[np.ix_(kept, kept)] / scale
-    value = np.linalg.solve(matrix, wins[kept] / scale[:, 0])
-    return float(starts[kept] @ value / total)
+    if not len(starts) or not total:
+        return 0.0, [0.0 for _ in groups]
+    scale = np.maximum(outs, 1)[:, None]
+    fundamental = np.linalg.inv(np.eye(len(starts)) - moves / scale)
+    value = fundamental @ (wins / scale[:, 0])
+    visits = starts @ fundamental
+    whole = float(starts @ value / total)
+    if not whole:
+        return 0.0, [0.0 for _ in groups]
+    lost = [visits[group] @ np.linalg.solve(fundamental[np.ix_(group, group)], value[group]) for group in groups]
+    return whole, [float(part / total) / whole for part in lost]
 
 
 def _solve_exact(moves: Ints, wins: Ints, outs: Ints, starts: Ints, gone: NDArray[np.bool_]) -> Fraction:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import duckdb
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cdp.identity.graph import (
@@ -17,6 +18,7 @@ from cdp.identity.graph import (
     REASONS,
     Assertions,
     Bools,
+    Edges,
     Ints,
     Links,
     Nodes,
@@ -43,9 +45,13 @@ class Loaded:
 
 
 def columns(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:
-    """The columns of a query without nulls, as arrays."""
+    """The columns of a query without nulls, as arrays; each lets go of its part of the answer when it is copied."""
     table = con.sql(sql).to_arrow_table()
-    return {name: table.column(name).to_numpy() for name in table.column_names}
+    found = {}
+    for name in table.column_names:
+        found[name] = table.column(0).to_numpy()
+        table = table.remove_column(0)
+    return found
 
 
 def write_types(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> TypeTable:
@@ -105,7 +111,7 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints
             from (select distinct type, scope from nodes)
         )
         select nodes.node_id, registry.type_code, scopes.number, nodes.barred is not null as barred, nodes.forced,
-        nodes.mine
+            nodes.mine
         from nodes
         inner join identity.type_registry as registry on nodes.type = registry.type
         inner join scopes on nodes.type = scopes.type and nodes.scope = scopes.scope
@@ -115,56 +121,74 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints
     size = con.execute("select coalesce(max(node_id), 0) + 1 from identity.node").fetchall()[0][0]
     place = np.full(size, -1, dtype=np.int64)
     place[found["node_id"]] = np.arange(len(found["node_id"]))
-    nodes = Nodes(
-        found["node_id"],
-        found["type_code"].astype(np.int16),
-        found["number"].astype(np.int32),
-        found["barred"].astype(np.bool_),
-        found["forced"].astype(np.int8),
-    )
-    return nodes, place, found["mine"].astype(np.bool_)
+    nodes = Nodes(found["node_id"], found["type_code"], found["number"], found["barred"], found["forced"])
+    return nodes, place, found["mine"]
+
+
+ROWS_AT_ONCE = 4_000_000  # evidence on its way from tables to arrays at one time: about 300 MB
 
 
 def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, *, scoped: bool) -> Rows:
-    only = "where row_id in (select row_id from scope_rows)" if scoped else ""
-    kinds = " ".join(f"when '{kind}' then {code}" for code, kind in enumerate(KINDS))
+    """Evidence in the order of its numbers, part by part: all of it at once would be there twice."""
     con.execute("""create or replace temp table source_code as
         select source, (row_number() over (order by source nulls first) - 1)::integer as code
         from (select distinct source from identity.evidence)""")
-    found = columns(
-        con,
-        f"""
-        select row_id, (case kind {kinds} end)::tinyint as kind, epoch_us(event_time) as first, epoch_us(last_time) as
-        last,
-            (day - date '1970-01-01')::integer as day, confidence, observations, code
-        from identity.evidence as evidence
-        inner join source_code on evidence.source is not distinct from source_code.source {only} order by row_id
-    """,
-    )
-    kind = found["kind"].astype(np.int8)
-    tier = table.tiers[""][kind]
-    for name, code in con.execute("select source, code from source_code").fetchall():
-        if name in table.tiers:
-            tier[found["code"] == code] = table.tiers[name][kind[found["code"] == code]]
-    row_id = found["row_id"]
-    links = columns(con, f"select row_id, node_id from identity.evidence_node {only}")
-    start, node = _by_row(np.searchsorted(row_id, links["row_id"]), place[links["node_id"]], len(row_id))
+    only = "row_id in (select row_id from scope_rows)" if scoped else "true"
+    count = int(con.execute(f"select count(*) from identity.evidence where {only}").fetchall()[0][0])
+    kind, tier = np.empty(count, dtype=np.int8), np.empty(count, dtype=np.int8)
+    first, last = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    day, source, seen = (np.empty(count, dtype=np.int32) for _ in range(3))
+    confidence = np.empty(count, dtype=np.float32)
+    start, nodes, done = np.zeros(count + 1, dtype=np.int64), [np.empty(0, dtype=np.int32)], 0
+    for begin, end in _parts(con, only, count):
+        found, part_start, part_nodes = _part(con, place, f"{only} and row_id between {begin} and {end}")
+        here = slice(done, done + len(found["first"]))
+        kind[here], tier[here] = found["kind"], _tiers(con, table, found["kind"], found["code"])
+        first[here], last[here], day[here] = found["first"], found["last"], found["day"]
+        source[here], seen[here], confidence[here] = found["code"], found["observations"], found["confidence"]
+        start[done + 1 : here.stop + 1] = part_start[1:] + start[done]
+        nodes.append(part_nodes)
+        done = here.stop
     return Rows(
-        row_id=row_id,
-        kind=kind,
-        tier=tier.astype(np.int8),
-        first=found["first"],
-        last=found["last"],
-        day=found["day"].astype(np.int32),
-        source=found["code"].astype(np.int32),
-        confidence=found["confidence"].astype(np.float32),
-        count=found["observations"],
-        start=start,
-        node=node,
-    )
+        kind=kind, tier=tier, first=first, last=last, day=day, source=source, confidence=confidence, count=seen,
+        start=start, node=np.concatenate(nodes),
+    )  # fmt: skip
 
 
-def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, np.ndarray]:
+def _parts(con: duckdb.DuckDBPyConnection, only: str, count: int) -> list[tuple[int, int]]:
+    """Ranges of row numbers with at most about `ROWS_AT_ONCE` rows of evidence each."""
+    low, high = con.execute(f"select min(row_id), max(row_id) from identity.evidence where {only}").fetchall()[0]
+    if not count:
+        return []
+    step = max(1, int(ROWS_AT_ONCE * (high - low + 1) / count))
+    return [(begin, begin + step - 1) for begin in range(low, high + 1, step)]
+
+
+def _part(con: duckdb.DuckDBPyConnection, place: Ints, only: str) -> tuple[dict[str, np.ndarray], Ints, Small]:
+    """Columns of some evidence, and its identifiers as places by row."""
+    kinds = " ".join(f"when '{kind}' then {code}" for code, kind in enumerate(KINDS))
+    found = columns(con, f"""
+        select row_id, (case kind {kinds} end)::tinyint as kind, epoch_us(event_time) as first,
+            epoch_us(last_time) as last, (day - date '1970-01-01')::integer as day, confidence,
+            least(observations, 2147483647)::integer as observations, code
+        from identity.evidence as evidence
+        inner join source_code on evidence.source is not distinct from source_code.source
+        where {only} order by row_id""")  # fmt: skip
+    links = columns(con, f"select row_id, node_id from identity.evidence_node where {only}")
+    row = np.searchsorted(found["row_id"], links["row_id"])
+    return found, *_by_row(row, place[links["node_id"]], len(found["row_id"]))
+
+
+def _tiers(con: duckdb.DuckDBPyConnection, table: TypeTable, kind: NDArray[np.int8], code: Small) -> NDArray[np.int8]:
+    """How far each row is trusted, by its kind and, where the rules say so, its source."""
+    tier = table.tiers[""][kind]
+    for name, number in con.execute("select source, code from source_code").fetchall():
+        if name in table.tiers:
+            tier[code == number] = table.tiers[name][kind[code == number]]
+    return tier
+
+
+def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, Small]:
     """Places sorted by row, by counting (what a sparse matrix does on its way from coordinates to rows)."""
     keep = node >= 0
     row, node = row[keep], node[keep]
@@ -276,13 +300,18 @@ def store_graph(
 
 
 def without_evidence(loaded: Loaded, outcome: Resolution) -> tuple[Loaded, Resolution]:
-    """The same without the arrays as long as the evidence: half a gigabyte at ten million rows, not needed any more."""
+    """The same without the arrays as long as the evidence, and of the edges the refused ones alone: what is left to do
+    needs no more, and at ten million people the rest is 6 GB."""
     none = np.empty(0, dtype=np.int64)
     small = none.astype(np.int32)
     tiny = none.astype(np.int8)
-    rows = Rows(none, tiny, tiny, none, none, small, small, none.astype(np.float32), none, np.zeros(1, np.int64), small)
+    rows = Rows(tiny, tiny, none, none, small, small, none.astype(np.float32), small, np.zeros(1, np.int64), small)
     links = Links(small, small, small, small, small, tiny)
-    return replace(loaded, rows=rows), replace(outcome, links=links)
+    refused = outcome.refusals.edge
+    edges = Edges(**{name: column[refused] for name, column in vars(outcome.edges).items()})
+    refusals = replace(outcome.refusals, edge=np.arange(len(refused), dtype=np.int64))
+    outcome = replace(outcome, links=links, edges=edges, refusals=refusals, decision=outcome.decision[refused])
+    return replace(loaded, rows=rows), outcome
 
 
 def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, loaded: Loaded) -> None:

@@ -171,10 +171,10 @@ def _mint(
         con.execute(f"""create or replace temp table tried as
             select minting.number, minting.node_id, 'p' || substr({mac}, 1, 23) as one_id, minting.generation
             from minting inner join identity.node as node on minting.node_id = node.node_id""")
-        used = "one_id in (select one_id from identity.one_id_registry)"
-        con.execute(f"insert into minted select number, one_id, generation from tried where not {used}")
+        used = "join identity.one_id_registry using (one_id)"
+        con.execute(f"insert into minted select number, one_id, generation from tried anti {used}")
         con.execute(f"""create or replace temp table minting as
-            select number, node_id, generation + 1 as generation from tried where {used}""")
+            select number, node_id, tried.generation + 1 as generation from tried semi {used}""")
     twice = con.execute("select count(*) - count(distinct one_id) from minted").fetchall()[0][0]
     if twice:
         raise CheckFailedError(f"{twice} new one_ids are equal", hint="report it with the run id; nothing was stored")
@@ -348,8 +348,8 @@ def _map(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, as_of: d
         from changed inner join identity.one_id_registry as registry on changed.number = registry.number""",
         [run, as_of],
     )
-    con.execute("""insert into identity.node_home select node_id, number from changed
-        where node_id not in (select node_id from identity.node_home)""")
+    con.execute("""insert into identity.node_home
+        select node_id, number from changed anti join identity.node_home using (node_id)""")
     con.unregister("changed")
 
 

@@ -28,7 +28,7 @@ from warehouse.identity_graph import final_ids, load, store_graph, without_evide
 from warehouse.identity_persons import Persons, give_ids, store_households, store_persons
 from warehouse.identity_scope import find_scope, sample_scope
 from warehouse.identity_tables import ensure_tables
-from warehouse.identity_values import EPOCH_HASH, NODE_HASH, Delta, nothing_new, take_in
+from warehouse.identity_values import EPOCH_HASH, NODE_HASH, RECIPE, Delta, nothing_new, sixty_four_bits, take_in
 
 Progress = Callable[[str], None]
 
@@ -322,7 +322,7 @@ class LastRun:
 
 
 def last_run(con: duckdb.DuckDBPyConnection) -> LastRun | None:
-    found = con.execute("""select run, as_of, rules_hash, values_hash, assertion_hash, engine_hash = hash('siyu-cdp'),
+    found = con.execute(f"""select run, as_of, rules_hash, values_hash, assertion_hash, engine_hash = {RECIPE},
         map_hash, state_hash, report::text from identity.run_manifest order by run desc limit 1""").fetchall()
     return LastRun(*found[0]) if found else None
 
@@ -446,7 +446,7 @@ def _map_hash(con: duckdb.DuckDBPyConnection, which: str) -> int:
     )
     if not _count(con, "hashed"):
         return 0
-    found = con.execute("""select bit_xor(md5_number_lower(node.node_hash::text || hashed.one_id::text))
+    found = con.execute(f"""select bit_xor({sixty_four_bits("node.node_hash::text", "hashed.one_id")})
         from hashed inner join identity.node as node on hashed.node_id = node.node_id""")
     return int(found.fetchall()[0][0])
 
@@ -460,7 +460,7 @@ def _write_manifest(
 ) -> None:
     con.execute(
         f"""insert into identity.run_manifest
-        select ?, ?, ?, ?, ?, ?, ?, hash('siyu-cdp'), ?, ?, ({STATE_HASH}), ?, ?, ?, ?""",
+        select ?, ?, ?, ?, ?, ?, ?, {RECIPE}, ?, ?, ({STATE_HASH}), ?, ?, ?, ?""",
         [
             report.run,
             report.run_id,

@@ -163,7 +163,7 @@ create table if not exists identity.run_manifest (
     rules_hash text,
     values_hash text,
     assertion_hash text,
-    engine_hash ubigint,  -- hash('siyu-cdp'): differs when DuckDB hashes otherwise
+    engine_hash ubigint,  -- differs when hashes are of another recipe or DuckDB hashes otherwise
     evidence_hash ubigint,
     map_hash ubigint,
     state_hash ubigint,  -- of (node_id, number): tells whether the map was changed by other hands

@@ -107,7 +107,6 @@ class Nodes:
 class Rows:
     """Pieces of evidence. `start[i]:start[i+1]` are row i's places in `node`: ranks of identifiers seen together."""
 
-    row_id: Ints
     kind: NDArray[np.int8]
     tier: NDArray[np.int8]
     first: Ints
@@ -115,12 +114,12 @@ class Rows:
     day: Small  # brand day of `first`
     source: Small
     confidence: NDArray[np.float32]
-    count: Ints
+    count: Small
     start: Ints
     node: Small
 
     def __len__(self) -> int:
-        return len(self.row_id)
+        return len(self.kind)
 
     @property
     def owner(self) -> Small:

@@ -119,7 +119,6 @@ def rows_of(items: Sequence[Item], rank: dict[Identifier, int], table: TypeTable
     tiers = [table.tiers.get(item.source, table.tiers[""])[KINDS.index(item.kind)] for item in items]
     sizes = [len(item.ids) for item in items]
     return Rows(
-        row_id=np.arange(len(items), dtype=np.int64),
         kind=kind,
         tier=np.array(tiers, dtype=np.int8),
         first=first,
@@ -127,7 +126,7 @@ def rows_of(items: Sequence[Item], rank: dict[Identifier, int], table: TypeTable
         day=(first // DAY).astype(np.int32),
         source=np.array([sources.index(item.source) for item in items], dtype=np.int32),
         confidence=np.array([item.confidence for item in items], dtype=np.float32),
-        count=np.ones(len(items), dtype=np.int64),
+        count=np.ones(len(items), dtype=np.int32),
         start=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         node=np.array([rank[identifier] for item in items for identifier in item.ids], dtype=np.int32),
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -27,7 +28,8 @@ from cdp.streams import POLARS_TYPES, Batch, Connector, JsonLines, Reject, Strea
 from warehouse.home import Home
 from warehouse.landing_frames import META, Prepared, empty, prepare, with_extra
 from warehouse.landing_ledger import BatchRecord, LandingLedger
-from warehouse.landing_lines import LinesResult, read_lines
+from warehouse.landing_lines import KnownKeys, LinesResult, read_lines
+from warehouse.suppression import Barrier
 
 COMMIT_ROWS = 50_000
 ARROW_ROWS = 20_000
@@ -51,7 +53,8 @@ _REJECT_SCHEMA = {
 
 @dataclass(frozen=True)
 class LandingReport:
-    """What one landing of one stream did. *drift*: columns that came undeclared; *notes*: what a person should know."""
+    """What one landing of one stream did. *suppressed*: rows of people who were forgotten; *drift*: columns that came
+    undeclared; *notes*: what a person should know."""
 
     source: str
     stream: str
@@ -65,6 +68,7 @@ class LandingReport:
     drift: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    suppressed: int = 0
 
 
 @dataclass
@@ -82,6 +86,7 @@ class _Totals:
             duplicates=old.duplicates + record.duplicates,
             rejected=old.rejected + record.rejected,
             deleted=old.deleted + record.deleted,
+            suppressed=old.suppressed + record.suppressed,
             batches=old.batches + 1,
         )
 
@@ -140,7 +145,10 @@ class _Landing:
         self.rejected_before = sum(
             record.rejected for record in ledger.batches(source, stream.name) if record.pull_id == self.pull_id
         )
+        self.barrier = Barrier(home, source, stream, now)
         self.connection: duckdb.DuckDBPyConnection | None = None
+        self.holds_known = False  # whether the connection has `known` and `seen`
+        self.keys: KnownKeys | None = None  # what line files need of it; loaded when the first one comes
 
     def close(self) -> None:
         if self.connection is not None:
@@ -203,7 +211,8 @@ class _Landing:
         self._check_budget(received, prepared.rejects, seq, file)
         con = self._engine()
         hashed = self._hashed(con, prepared)
-        fresh = self._fresh(con, hashed)
+        news = self._fresh(con, hashed)
+        fresh, suppressed = self.barrier.sift(con, news)
         self._note_seen(con, hashed, batches)
         tombstones = self._tombstones(con) if complete and self._may_delete(len(prepared.rejects)) else None
         frame = self._with_meta(fresh, tombstones, seq)
@@ -219,17 +228,19 @@ class _Landing:
             file=file,
             received=received,
             landed=fresh.height,
-            duplicates=hashed.height - fresh.height,
+            duplicates=hashed.height - news.height,
             rejected=len(prepared.rejects),
             deleted=0 if tombstones is None else tombstones.height,
             loaded_at=self.now.isoformat(),
             pull_id=self.pull_id,
             seconds=time.perf_counter() - started,
+            suppressed=suppressed,
         )
         known = {name for batch in batches for name in batch.known}
         drift = tuple(name for name in prepared.extras if not name.startswith("_") and name not in known)
         self._finish(record, batches[-1].state, drift, complete=complete)
         self._remember(con, fresh, tombstones)
+        self.keys = None
         return record
 
     def _hashed(self, con: duckdb.DuckDBPyConnection, prepared: Prepared) -> pl.DataFrame:
@@ -314,7 +325,6 @@ class _Landing:
             raise FatalError(f"stream `{self.stream.name}` is {self.stream.mode}: only append streams come as lines")
         started = time.perf_counter()
         seq = self.ledger.reserve()
-        con = self._engine()
         target = self.folder / f"{_batch_id(seq)}.parquet"
         file = lines.source_file or str(lines.path)
         constants = {
@@ -325,23 +335,36 @@ class _Landing:
             "_source_file": file,
             "_deleted": False,
         }
-        result = read_lines(con, lines, self.stream, target, constants)
+        known, self.keys = self._known_keys(), None  # a file that does not land leaves its keys in there
+        result = read_lines(self._connect(), lines, self.stream, target, constants, known)
         rejects = tuple((file, reject) for reject in result.rejects)
         try:
             self._check_budget(result.received, rejects, seq, file)
         except RejectBudgetError:
             result.discard()
             raise
+        suppressed = self.barrier.sift_file(self._connect(), result.path) if result.landed else 0
+        result = replace(result, landed=result.landed - suppressed)
         if result.landed:
             _rename_synced(result.path, target)
         else:
             result.discard()
         self._write_rejects(rejects, seq, landed=True)
-        record = self._lines_record(file, result, seq, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        record = replace(self._lines_record(file, result, seq, seconds), suppressed=suppressed)
         self._finish(record, lines.state, result.drift, complete=False)
-        if result.landed:
-            con.execute("insert into known select _key_hash, null from read_parquet(?)", [str(target)])
+        self.keys = known
+        if result.landed and self.holds_known:
+            self._connect().execute("insert into known select _key_hash, null from read_parquet(?)", [str(target)])
         return record
+
+    def _known_keys(self) -> KnownKeys:
+        """The digests of what has landed of this stream."""
+        if self.keys is None:
+            files = landed_files(self.home, self.ledger, self.source, self.stream.name)
+            digests = [pl.read_parquet(file, columns=["_key_hash"])["_key_hash"].to_numpy() for file in files]
+            self.keys = KnownKeys(np.concatenate([np.empty(0, np.uint64), *digests]))
+        return self.keys
 
     def _lines_record(self, file: str, result: LinesResult, seq: int, seconds: float) -> BatchRecord:
         return BatchRecord(
@@ -393,20 +416,26 @@ class _Landing:
             " or raise `reject_budget` in config/sources.yaml",
         )
 
-    def _engine(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB of this run's own, in memory, holding the hashes of what has landed."""
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB of this run's own, in memory."""
         if self.connection is None:
             spill = self.home.root / "data" / "tmp" / "duckdb"
             spill.mkdir(parents=True, exist_ok=True)
-            con = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)})
-            con.execute("set timezone = 'UTC'")
+            self.connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)})
+            self.connection.execute("set timezone = 'UTC'")
+        return self.connection
+
+    def _engine(self) -> duckdb.DuckDBPyConnection:
+        """That DuckDB, holding the hashes of what has landed."""
+        con = self._connect()
+        if not self.holds_known:
             _load_known(con, landed_files(self.home, self.ledger, self.source, self.stream.name), self.stream)
             con.execute("create table seen (_key_hash ubigint)")
             files = [str(path) for path in sorted(self.seen_folder.glob(f"{self.pull_id}-*.parquet"))]
             if self.resumed and files:
                 con.execute("insert into seen select _key_hash from read_parquet(?)", [files])
-            self.connection = con
-        return self.connection
+            self.holds_known = True
+        return con
 
     def _remember(self, con: duckdb.DuckDBPyConnection, fresh: pl.DataFrame, tombstones: pl.DataFrame | None) -> None:
         parts = [part.select("_key_hash", "_row_hash") for part in (fresh, tombstones) if part is not None]
@@ -510,7 +539,7 @@ class _Landing:
                 self.now,
                 landed,
             )
-            for file, reject in rejects
+            for file, reject in ((file, self.barrier.reject(reject)) for file, reject in rejects)
         ]
         target = self.rejects_folder / name
         temporary = target.with_name(f".{name}.tmp")

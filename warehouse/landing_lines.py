@@ -1,26 +1,30 @@
-"""Line files (one JSON object a line) read by DuckDB in one streaming pass, in bounded memory.
+"""Line files (one JSON object a line) read in one streaming pass, in bounded memory.
 
-The pass writes every line, in order, to a temporary Parquet file. When no line is broken and none was seen before,
-which is the rule, that file is the batch and a row's number is its place in it. Otherwise a second pass leaves out
-what is rejected or known and writes the line numbers down.
+DuckDB parses, on all cores; each chunk of rows then gets its digests, loses what landed before or cannot land, and is
+written. So a line is parsed and written once, whether or not the file holds broken lines or ones delivered before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars as pl
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
 
 from cdp.errors import FatalError
 from cdp.streams import Column, JsonLines, Reject, Stream
 
 # Larger than any honest event; a line beyond it is an error that names the file.
 MAX_LINE_BYTES = 64 * 1024 * 1024
+CHUNK_ROWS = 100_000
 _SQL_TYPES = {
     "text": "varchar",
     "json": "varchar",
@@ -33,7 +37,13 @@ _SQL_TYPES = {
 }
 # A field `messageId|_line` is that key where the line has it, else the hash of the whole line.
 OR_LINE = "|_line"
+_WORKING = ("_line", "_key", "_news", "_reject")  # what a chunk carries beside the columns that land
 _BLOCK = 8 * 1024 * 1024
+_LINE_FEED, _SPACE = 10, 32
+_DICTIONARY_ROWS, _DICTIONARY_VALUES = 2_000, 500
+
+Digests = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,39 +61,202 @@ class LinesResult:
         self.path.unlink(missing_ok=True)
 
 
+class KnownKeys:
+    """The digests of what has landed, as two sorted arrays: a large one, and a small one of what came lately."""
+
+    def __init__(self, digests: Digests) -> None:
+        self._old = np.sort(digests)
+        self._late = digests[:0]
+
+    def first_seen(self, digests: Digests) -> npt.NDArray[np.bool_]:
+        """Which of *digests* are news, the first of equal ones; from now on all of them are known."""
+        values, places = np.unique(digests, return_index=True)
+        fresh = ~(_among(values, self._old) | _among(values, self._late))
+        self._late = _merged(self._late, values[fresh])
+        if len(self._late) * 8 > len(self._old):
+            self._old, self._late = _merged(self._old, self._late), self._late[:0]
+        news = np.zeros(len(digests), dtype=np.bool_)
+        news[places[fresh]] = True
+        return news
+
+
+def _among(values: Digests, known: Digests) -> npt.NDArray[np.bool_]:
+    if not len(known):
+        return np.zeros(len(values), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: npt.NDArray[np.bool_] = known[places] == values
+    return found
+
+
+def _merged(left: Digests, right: Digests) -> Digests:
+    """Two sorted arrays as one; the stable sort of NumPy merges runs that are sorted already."""
+    return np.sort(np.concatenate([left, right]), kind="stable")
+
+
 def read_lines(
-    con: duckdb.DuckDBPyConnection, lines: JsonLines, stream: Stream, target: Path, constants: Mapping[str, Any]
+    con: duckdb.DuckDBPyConnection,
+    lines: JsonLines,
+    stream: Stream,
+    target: Path,
+    constants: Mapping[str, Any],
+    known: KnownKeys,
 ) -> LinesResult:
-    """Read *lines* beside *target*. *con* holds `known(_key_hash, …)`: the keys that have landed before."""
-    parsed = target.with_name(f".{target.name}.parsed.tmp")
+    """Read *lines* into a file beside *target*. *constants*: metadata columns that are the same for every row.
+
+    *known* knows the keys that landed before, and afterwards those of this file too. Raises `FatalError` when the
+    file is no text of lines, or when a line of it was not read.
+    """
+    name = lines.source_file or str(lines.path)
+    places = _Places(lines.path)
+    temporary = target.with_name(f".{target.name}.tmp")
+    run = _Run(temporary, places, dict(constants), known)
     try:
-        con.execute(_pass_one(lines, stream, parsed, constants))
-    except duckdb.Error as error:
-        parsed.unlink(missing_ok=True)
+        for chunk in _chunks(con, lines, stream):
+            run.take(chunk)
+    except (duckdb.Error, pa.ArrowException) as error:
+        temporary.unlink(missing_ok=True)
         raise FatalError(
-            f"{lines.source_file or lines.path}: cannot be read as JSON lines: {str(error).splitlines()[0]}",
+            f"{name}: cannot be read as JSON lines: {str(error).splitlines()[0]}",
             hint="expected UTF-8 text with one JSON object on each line",
         ) from error
-    file = str(parsed)
-    received, bad = con.execute(
-        "select count(*), count(*) filter (where _reject is not null) from read_parquet(?)", [file]
-    ).fetchall()[0]
-    duplicates = _duplicates(con, file)
-    drift = _drift(con, file, lines.known)
-    if not bad and not duplicates and _line_count(lines.path) == received:
-        return LinesResult(parsed, received, received, 0, (), drift)
-    numbers = _line_numbers(lines.path, received)
-    final = target.with_name(f".{target.name}.tmp")
-    con.register("numbers", numbers.to_arrow())
-    con.execute(_pass_two(file, final))
-    rejects = _rejects(con, lines.path, file)
-    con.unregister("numbers")
-    parsed.unlink()
-    landed = con.execute("select count(*) from read_parquet(?)", [str(final)]).fetchall()[0][0]
-    return LinesResult(final, received, landed, received - landed - len(rejects), rejects, drift)
+    finally:
+        run.close()
+    if run.received != places.filled:
+        temporary.unlink(missing_ok=True)
+        raise FatalError(
+            f"{name}: {places.filled} lines hold something, yet {run.received} were read",
+            hint="report this file's shape: nothing of it was landed",
+        )
+    rejects = _rejects(run.faults, lines.path)
+    duplicates = run.received - run.landed - len(rejects)
+    return LinesResult(temporary, run.received, run.landed, duplicates, rejects, tuple(sorted(run.news)))
 
 
-def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping[str, Any]) -> str:
+def _chunks(con: duckdb.DuckDBPyConnection, lines: JsonLines, stream: Stream) -> Iterator[pa.RecordBatch]:
+    """The parsed lines in the order of the file. DuckDB reads ahead: parsing goes on while a chunk is written."""
+    con.execute("set streaming_buffer_size = '64MB'")
+    yield from con.sql(_parsing(lines, stream)).to_arrow_reader(CHUNK_ROWS)
+
+
+@dataclass
+class _Run:
+    """One file on its way: what was read of it so far, and the Parquet file it becomes."""
+
+    path: Path
+    places: _Places
+    constants: dict[str, Any]
+    known: KnownKeys
+    received: int = 0
+    landed: int = 0
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    news: set[str] = field(default_factory=set)
+    writer: pq.ParquetWriter | None = None
+
+    def take(self, chunk: pa.RecordBatch) -> None:
+        numbers = self.places.lines(self.received, chunk.num_rows)
+        self.received += chunk.num_rows
+        reasons = chunk.column("_reject")
+        good = reasons.is_null().to_numpy(zero_copy_only=False)
+        digests = _digests(chunk)
+        keep = good.copy()
+        keep[good] = self.known.first_seen(digests[good])
+        self.faults += [(int(numbers[place]), reasons[place].as_py()) for place in np.flatnonzero(~good)]
+        self._note_news(chunk, good)
+        if not keep.all():
+            chunk, digests, numbers = chunk.filter(pa.array(keep)), digests[keep], numbers[keep]
+        if chunk.num_rows:
+            self._write(chunk.drop_columns(list(_WORKING)), digests, numbers)
+
+    def _note_news(self, chunk: pa.RecordBatch, good: npt.NDArray[np.bool_]) -> None:
+        told = chunk.column("_news")
+        if told.null_count < len(told):
+            self.news |= {name for names in told.filter(pa.array(good)).to_pylist() for name in names or ()}
+
+    def _write(self, rows: pa.RecordBatch, digests: Digests, numbers: Numbers) -> None:
+        place = np.arange(self.landed + 1, self.landed + 1 + rows.num_rows)
+        # A row that stands where its line stood needs no number: readers take its place in the file.
+        told = None if np.array_equal(place, numbers) else numbers
+        count = rows.num_rows
+        more = {name: pa.repeat(pa.scalar(value), count) for name, value in self.constants.items()}
+        more["_row_number"] = pa.nulls(count, pa.int64()) if told is None else pa.array(told, pa.int64())
+        more["_row_hash"] = pa.nulls(count, pa.uint64())  # lines never change: the key says it all
+        more["_key_hash"] = pa.array(digests)
+        table = pa.table({**dict(zip(rows.schema.names, rows.columns, strict=True)), **more})
+        if self.writer is None:
+            self.writer = _writer(self.path, table)
+        self.writer.write_table(table, row_group_size=CHUNK_ROWS)
+        self.landed += count
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _writer(path: Path, first: pa.Table) -> pq.ParquetWriter:
+    """A dictionary is tried only for columns that repeat themselves: building one that is then thrown away is dear."""
+    head = first.slice(0, _DICTIONARY_ROWS)
+    repeating = [name for name in head.schema.names if len(head[name].unique()) <= _DICTIONARY_VALUES]
+    return pq.ParquetWriter(path, first.schema, compression="zstd", compression_level=1, use_dictionary=repeating)
+
+
+class _Places:
+    """Which lines of a file hold something. *filled*: how many do."""
+
+    def __init__(self, path: Path) -> None:
+        total, suspects = 0, []
+        for begins, leading in _line_begins(path):
+            suspects += [
+                (total + place + 1, int(begins[place])) for place in np.flatnonzero(leading <= _SPACE).tolist()
+            ]
+            total += len(begins)
+        blank = _blank(path, suspects)
+        self.filled = total - len(blank)
+        # The blank line at place b has b - i filled ones before it, when it is the i-th blank one.
+        self._before = np.array(blank, dtype=np.int64) - np.arange(1, len(blank) + 1)
+
+    def lines(self, first: int, count: int) -> Numbers:
+        """The line numbers, from 1, of *count* filled lines from the *first* (from 0) on."""
+        filled = np.arange(first, first + count)
+        return filled + 1 + np.searchsorted(self._before, filled, side="right")
+
+
+def _line_begins(path: Path) -> Iterator[tuple[Numbers, npt.NDArray[np.uint8]]]:
+    """Where the lines of a file begin, block by block, and the first byte of each."""
+    start, carried = 0, True  # whether a line begins with the first byte of the block
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            cells = np.frombuffer(block, dtype=np.uint8)
+            inside = np.flatnonzero(cells[:-1] == _LINE_FEED) + 1
+            begins = np.concatenate([np.zeros(1, np.int64), inside]) if carried else inside
+            yield begins + start, cells[begins]
+            start, carried = start + len(block), block.endswith(b"\n")
+
+
+def _blank(path: Path, suspects: Sequence[tuple[int, int]]) -> list[int]:
+    """The numbers of those (number, offset) lines that hold white space only."""
+    blank = []
+    with path.open("rb") as handle:
+        for number, offset in suspects:
+            handle.seek(offset)
+            if handle.readline().isspace():
+                blank.append(number)
+    return blank
+
+
+def _digests(chunk: pa.RecordBatch) -> Digests:
+    """64 bits of XXH3 of a line's own key, or of the whole line where it has none.
+
+    Not DuckDB's `hash`: lines of the same shape collide there, and a collision would lose a line.
+    """
+    digest = xxhash.xxh3_64_intdigest
+    keys, whole = (chunk.column(name).cast(pa.binary()) for name in ("_key", "_line"))
+    if keys.null_count == len(keys):
+        return np.fromiter((digest(line or b"") for line in whole.to_pylist()), np.uint64, len(whole))
+    pairs = zip(keys.to_pylist(), whole.to_pylist(), strict=True)
+    return np.fromiter((digest(line or b"" if key is None else key) for key, line in pairs), np.uint64, len(keys))
+
+
+def _parsing(lines: JsonLines, stream: Stream) -> str:
     declared = [column for column in stream.columns if lines.fields.get(column.name, "_line") != "_line"]
     wanted = {
         lines.fields[column.name].removesuffix(OR_LINE): "JSON" if column.type == "json" else "VARCHAR"
@@ -91,41 +264,25 @@ def _pass_one(lines: JsonLines, stream: Stream, target: Path, constants: Mapping
     }
     shape = json.dumps({**wanted, **dict.fromkeys(lines.known, "JSON")}, ensure_ascii=False)
     cells = [_cell(column, lines.fields) for column in stream.columns]
-    facts = ", ".join(f"{_literal(value)} as {name}" for name, value in constants.items())
-    content = content_sql(stream)
-    key = _key(stream, lines.fields)
     return f"""
-        copy (
-            select
-                *,
-                {facts},
-                {f"coalesce({key}, {content})" if key else content} as _key_hash,
-                {f"case when {key} is not null then {content} end" if key else "cast(null as ubigint)"} as _row_hash
+        select
+            {", ".join(cells)},
+            {_extra(list(wanted), lines.known)} as _extra,
+            _news,
+            {_reject(declared, lines.fields)} as _reject,
+            {_key(stream, lines.fields)} as _key,
+            cast(json as varchar) as _line
+        from (
+            select *, {_news(list(wanted), lines.known)} as _news
             from (
-                select
-                    {", ".join(cells)},
-                    {_extra(list(wanted), lines.known)} as _extra,
-                    {_reject(declared, lines.fields)} as _reject
-                from (
-                    select json, from_json(json, {_literal(shape)}) as f
-                    from read_ndjson_objects(
-                        {_literal(str(lines.path))}, ignore_errors = true, maximum_object_size = {MAX_LINE_BYTES},
-                        compression = 'none'
-                    )
+                select json, from_json(json, {_literal(shape)}) as f
+                from read_ndjson_objects(
+                    {_literal(str(lines.path))}, ignore_errors = true, maximum_object_size = {MAX_LINE_BYTES},
+                    compression = 'none'
                 )
             )
-        ) to {_literal(str(target))} (format parquet, compression zstd, compression_level 1)
+        )
     """
-
-
-def content_sql(stream: Stream) -> str:
-    """What identifies a line that has no id of its own: 64 bits of the MD5 of what it holds.
-
-    Not DuckDB's `hash`, which is faster: lines of the same shape collide there, and a collision would lose a line.
-    """
-    columns = [column.name for column in stream.columns if column.name not in stream.key] + ["_extra"]
-    cells = ", ".join(f"coalesce(cast({_quoted(name)} as varchar), chr(1))" for name in columns)
-    return f"md5_number_lower(concat_ws(chr(31), {cells}))"
 
 
 def _cell(column: Column, fields: Mapping[str, str]) -> str:
@@ -138,7 +295,7 @@ def _cell(column: Column, fields: Mapping[str, str]) -> str:
     if key is None or key == "_line":
         return f"cast(null as {kind}) as {_quoted(column.name)}"
     if key.endswith(OR_LINE):
-        return f"f.{_quoted(key.removesuffix(OR_LINE))} as {_quoted(column.name)}"
+        return f"nullif(f.{_quoted(key.removesuffix(OR_LINE))}, '') as {_quoted(column.name)}"
     value = f"f.{_quoted(key)}"
     if column.type == "json":
         value = f"cast({value} as varchar)"
@@ -148,44 +305,47 @@ def _cell(column: Column, fields: Mapping[str, str]) -> str:
 
 
 def _key(stream: Stream, fields: Mapping[str, str]) -> str:
-    """The digest of a line's own key, null where the line has none; '' where no line of the stream has one."""
-    if any(fields.get(name, "_line") == "_line" for name in stream.key):
-        return ""
-    if len(stream.key) == 1:
-        return f"md5_number_lower({_quoted(stream.key[0])})"
-    cells = [f"coalesce(cast({_quoted(name)} as varchar), chr(1))" for name in stream.key]
-    return f"md5_number_lower(concat_ws(chr(31), {', '.join(cells)}))"
+    """A line's own key as one text, null where it has none and its content is its key."""
+    names = [fields.get(name, "_line") for name in stream.key]
+    if "_line" in names:
+        return "cast(null as varchar)"
+    cells = [f"f.{_quoted(name.removesuffix(OR_LINE))}" for name in names]
+    if len(cells) == 1:
+        return f"nullif({cells[0]}, '')"
+    return f"concat_ws(chr(31), {', '.join(f'coalesce({cell}, chr(1))' for cell in cells)})"
+
+
+def _news(declared: list[str], known: tuple[str, ...]) -> str:
+    """The keys of a line that nobody expects, null in the usual line.
+
+    The usual line has to be cheap: it has as many keys as expected columns are filled. Only where the count differs
+    are the names compared.
+    """
+    listed = ", ".join(_literal(name) for name in [*declared, *known])
+    filled = " + ".join(f"cast(f.{_quoted(name)} is not null as integer)" for name in [*declared, *known])
+    return f"""
+        case when len(json_keys(json)) <> {filled}
+            then list_filter(json_keys(json), lambda k: k not in ({listed}))
+        end"""
 
 
 def _extra(declared: list[str], known: tuple[str, ...]) -> str:
-    """Keys nobody declared, as JSON.
-
-    The rule is a line that holds nothing new, and it has to be cheap: then it has as many keys as expected columns are
-    filled. Only where the count differs are the names compared, and only where one is new is the line patched.
-    """
-    listed = ", ".join(_literal(name) for name in [*declared, *known])
+    """Keys nobody declared, as JSON; only a line with an unexpected one is patched, the others are put together."""
     patch = _literal(json.dumps(dict.fromkeys(declared), ensure_ascii=False))
-    filled = " + ".join(f"cast(f.{_quoted(name)} is not null as integer)" for name in [*declared, *known])
-    news = f"len(list_filter(json_keys(json), lambda k: k not in ({listed}))) > 0"
     usual = "cast(null as varchar)"
     if known:
         parts = [f"'\"{name}\":' || cast(f.{_quoted(name)} as varchar)" for name in known]
         some = f"coalesce({', '.join(f'cast(f.{_quoted(name)} as varchar)' for name in known)})"
         usual = f"case when {some} is not null then '{{' || concat_ws(',', {', '.join(parts)}) || '}}' end"
-    return f"""
-        case
-            when len(json_keys(json)) = {filled} then {usual}
-            when {news} then cast(json_merge_patch(json, {patch}) as varchar)
-            else {usual}
-        end"""
+    return f"case when len(_news) > 0 then cast(json_merge_patch(json, {patch}) as varchar) else {usual} end"
 
 
 def _reject(declared: list[Column], fields: Mapping[str, str]) -> str:
-    """Why a line cannot land, as `column<TAB>reason`; null where it can."""
-    tests = [
-        ("json is null", "\tis not valid JSON"),
-        ("json_type(json) <> 'OBJECT'", "\tis not a JSON object"),
-    ]
+    """Why a line cannot land, as `column<TAB>reason`; null where it can.
+
+    What is no object has no required column either, so the usual line is not asked for its type.
+    """
+    tests = []
     for column in declared:
         value = f"f.{_quoted(fields[column.name].removesuffix(OR_LINE))}"
         if column.required and not fields[column.name].endswith(OR_LINE):
@@ -193,84 +353,25 @@ def _reject(declared: list[Column], fields: Mapping[str, str]) -> str:
         if column.type not in ("text", "json"):
             misfit = f"{value} is not null and try_cast({value} as {_SQL_TYPES[column.type]}) is null"
             tests.append((misfit, f"{column.name}\tis not a valid {column.type}"))
-    return "case " + " ".join(f"when {test} then {_literal(reason)}" for test, reason in tests) + " end"
+    broken = [
+        ("json is null", "\tis not valid JSON"),
+        ("json_type(json) <> 'OBJECT'", "\tis not a JSON object"),
+    ]
+    required = any(column.required and not fields[column.name].endswith(OR_LINE) for column in declared)
+    suspect = " or ".join(f"({test})" for test, _ in (tests if required else [*broken, *tests]))
+    told = " ".join(f"when {test} then {_literal(reason)}" for test, reason in [*broken, *tests])
+    return f"case when {suspect} then case {told} end end"
 
 
-def _duplicates(con: duckdb.DuckDBPyConnection, file: str) -> int:
-    """Lines whose key came before: earlier in the file or in an earlier batch."""
-    total, distinct = con.execute(
-        "select count(_key_hash), count(distinct _key_hash) from read_parquet(?) where _reject is null", [file]
-    ).fetchall()[0]
-    again = con.execute(
-        "select count(*) from read_parquet(?) semi join known using (_key_hash) where _reject is null", [file]
-    ).fetchall()[0][0]
-    return (total - distinct) + again
-
-
-def _pass_two(file: str, target: Path) -> str:
-    return f"""
-        copy (
-            with keep as (
-                select min(file_row_number) as file_row_number
-                from read_parquet({_literal(file)}, file_row_number = true)
-                anti join known using (_key_hash)
-                where _reject is null
-                group by _key_hash
-            )
-            select * exclude (_reject, file_row_number, ordinal, line), numbers.line as _row_number
-            from read_parquet({_literal(file)}, file_row_number = true)
-            semi join keep using (file_row_number)
-            join numbers on numbers.ordinal = file_row_number
-            order by file_row_number
-        ) to {_literal(str(target))} (format parquet, compression zstd, compression_level 1)
-    """
-
-
-def _drift(con: duckdb.DuckDBPyConnection, file: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    rows = con.execute(
-        "select distinct unnest(json_keys(_extra)) from (select distinct _extra from read_parquet(?)"
-        " where _extra is not null limit 10000)",
-        [file],
-    ).fetchall()
-    return tuple(sorted(row[0] for row in rows if row[0] not in known))
-
-
-def _line_count(path: Path) -> int:
-    """Lines of a file, the last one counted whether or not it ends in a line feed."""
-    count, last = 0, b"\n"
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK):
-            count += block.count(b"\n")
-            last = block[-1:]
-    return count + (last != b"\n")
-
-
-def _line_numbers(path: Path, rows: int) -> pl.DataFrame:
-    """(ordinal from 0, line from 1) of every line that holds something. Raises `FatalError` when some are lost."""
-    numbers = []
-    with path.open("rb") as handle:
-        numbers = [number for number, line in enumerate(handle, start=1) if line.strip()]
-    if len(numbers) != rows:
-        raise FatalError(
-            f"{path}: {len(numbers)} lines hold something, yet {rows} were read",
-            hint="report this file's shape: nothing of it was landed",
-        )
-    return pl.DataFrame({"ordinal": range(rows), "line": numbers}, schema={"ordinal": pl.Int64, "line": pl.Int64})
-
-
-def _rejects(con: duckdb.DuckDBPyConnection, path: Path, file: str) -> tuple[Reject, ...]:
-    rows = con.execute(
-        "select numbers.line, _reject from read_parquet(?, file_row_number = true)"
-        " join numbers on numbers.ordinal = file_row_number where _reject is not null order by 1",
-        [file],
-    ).fetchall()
-    wanted = {line for line, _ in rows}
+def _rejects(faults: Sequence[tuple[int, str]], path: Path) -> tuple[Reject, ...]:
+    """*faults*: (line, why it cannot land); the lines themselves are fetched from the file once more."""
+    wanted = {line for line, _ in faults}
     raw = {}
     if wanted:
         with path.open("rb") as handle:
             raw = {n: line.decode("utf-8", "replace").rstrip("\r\n") for n, line in enumerate(handle, 1) if n in wanted}
     rejects = []
-    for line, told in rows:
+    for line, told in faults:
         column, _, reason = told.partition("\t")
         text = f"`{column}` {reason}" if column else f"line {reason}"
         rejects.append(Reject(text, raw[line], line, column or None))
@@ -281,11 +382,5 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return f"cast({value} as bigint)"
-    if hasattr(value, "isoformat"):
-        return f"cast('{value.isoformat()}' as timestamptz)"
-    return "'" + str(value).replace("'", "''") + "'"
+def _literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

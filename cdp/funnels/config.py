@@ -33,8 +33,7 @@ class Step(Strict):
 
 class Window(Strict):
     """How long a whole chain may take. *boundary*: whether an event at the very end still counts. *clock*: rolling
-    time,
-    or calendar days of the brand (`1d` is the entry's own day). Whole days in `within` follow the same clock."""
+    time, or calendar days of the brand (`1d` is the entry's own day). Whole days in `within` follow the same clock."""
 
     total: Duration | None = None
     boundary: Literal["inclusive", "exclusive"] = "inclusive"
@@ -61,8 +60,9 @@ def _ties(value: object) -> object:
 
 
 class Exclude(Strict):
-    """An event that breaks the chain between two steps. *to* defaults to the last step. `drop`: the chain does not
-    count from `from` on; `truncate`: it counts up to the excluding event."""
+    """An event that breaks the chain between two steps. *from* defaults to the first step, *to* to the last. `drop`:
+    the chain does not count from `from` on; `truncate`: it counts up to the excluding event. With `order: any` the span
+    is the whole chain, from its first event to the finish."""
 
     event: str | tuple[str, ...]
     where: str | None = None
@@ -152,16 +152,16 @@ class Funnel(Strict):
     def _order_faults(self) -> list[str]:
         faults = []
         if self.order == "any":
-            if self.exclude:
-                faults.append("`exclude` needs an order: a span runs from one step to a later one")
+            if any(item.from_ or item.to for item in self.exclude):
+                faults.append(
+                    "`exclude` from one step to another needs an order; without both it watches the whole chain"
+                )
             if any(step.within for step in self.steps):
                 faults.append("`within` needs an order: it counts since the previous step")
-            if any(step.optional for step in self.steps):
-                faults.append("`optional` needs an order")
-            if self.entry == "each":
-                faults.append("`entry: each` needs an order")
         if self.order != "ordered" and isinstance(self.ties, Tolerance):
             faults.append("`ties: tolerance` is for `order: ordered`")
+        if self.tolerance_us and self.exclude and self.entry == "each":
+            faults.append("`ties: tolerance`, `exclude` and `entry: each` do not go together: take `ties: by_step`")
         if self.universe and self.order != "adjacent":
             faults.append("`universe` is for `order: adjacent`")
         for step in self.steps:

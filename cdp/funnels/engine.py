@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from zoneinfo import ZoneInfo
 
@@ -36,14 +36,20 @@ class Events:
 class Levels:
     """One row per unit (or attempt) that has an entry event, in unit order. *level*: depth reached, counting steps from
     1; *distinct*: distinct steps done; *chain*: event index per step, -1 where not reached or skipped; *entry*, *goal*:
-    instants of the chain's first event and of its deepest one (goal -1 at level 0)."""
+    instants of the chain's first event and of its deepest one (goal -1 at level 0); *over*: the instant at which an
+    exclusion ended the attempt (`UNBOUNDED` if none did)."""
 
     unit: Ints
     level: Ints
     distinct: Ints
     entry: Ints
     goal: Ints
+    over: Ints
     chain: Ints
+
+    def take(self, rows: Ints) -> Levels:
+        """These rows, in this order."""
+        return Levels(*(getattr(self, item.name)[rows] for item in fields(self)))
 
 
 def bound_of(length: str | None, *, natural: bool) -> tuple[int, int]:
@@ -74,19 +80,13 @@ def levels(funnel: Funnel, events: Events, *, timezone: str) -> Levels:
     Among chains of maximal level: earliest goal, then latest entry, then lowest events in (time, key) order.
     """
     first_day = int(events.day.min()) if len(events.day) else 0
-    longest = max([whole_days(item) or 0 for item in _lengths(funnel)], default=0)
+    longest = sum(whole_days(item) or 0 for item in _lengths(funnel))
     last_day = (int(events.day.max()) if len(events.day) else 0) + longest + 1
     clock = _Clock(events.day - first_day, day_ends(first_day, last_day, timezone))
-    if funnel.order == "any":
-        from cdp.funnels.unordered import unordered_levels
-
-        return unordered_levels(funnel, events, clock.day, clock.ends)
-    best: Levels | None = None
-    for steps in _step_sets(funnel):
-        best = _better(best, _plain(funnel, events, clock, steps))
-    if best is None:
-        raise FatalError(f"funnel `{funnel.id}` has no steps")
-    return best
+    starts, stops = events.offsets[:-1], events.offsets[1:]
+    if funnel.entry == "each":
+        return _attempts(funnel, events, clock, starts, stops)
+    return _best(funnel, events, clock, starts, stops)
 
 
 @dataclass(frozen=True)
@@ -107,40 +107,97 @@ def _step_sets(funnel: Funnel) -> Iterator[tuple[int, ...]]:
             yield tuple(i for i, step in enumerate(funnel.steps) if not step.optional or i in kept)
 
 
-def _plain(funnel: Funnel, events: Events, clock: _Clock, steps: tuple[int, ...]) -> Levels:
-    """The funnel of *steps* only, all of them required; levels and chains in places of the full funnel."""
-    count, total = len(steps), len(funnel.steps)
-    mask = _select_bits(events.mask, steps, total)
-    window = np.array(bound_of(funnel.window.total, natural=funnel.window.clock == "natural_day"), dtype=np.int64)
+def _best(funnel: Funnel, events: Events, clock: _Clock, starts: Ints, stops: Ints) -> Levels:
+    """The best reading of events starts[u]..stops[u]-1 of each unit, with or without the optional steps."""
+    whole, *others = (_plain(funnel, events, clock, steps, starts, stops) for steps in _step_sets(funnel))
+    best = whole
+    for other in others:
+        best = _better(best, other)
+    return replace(best, distinct=whole.distinct) if funnel.order == "any" else best
+
+
+def _attempts(funnel: Funnel, events: Events, clock: _Clock, starts: Ints, stops: Ints) -> Levels:
+    """Attempt after attempt of each unit: the best reading from its first entry on, then again from the first entry
+    after the finish, the end of the window, the excluding event, or (adjacent) the event that broke the chain."""
+    units = np.arange(len(starts))
+    entries = (events.mask != 0).astype(np.int64) if funnel.order == "any" else events.mask
+    found: list[Levels] = []
+    while len(units) or not found:
+        rows = _best(funnel, events, clock, starts, stops)
+        found.append(replace(rows, unit=units[rows.unit]))
+        units, starts, stops = units[rows.unit], starts[rows.unit], stops[rows.unit]
+        moment, later = _attempt_end(funnel, clock, rows)
+        starts = kernel.next_starts(starts, stops, events.t, entries, moment, later, funnel.tolerance_us, rows.chain)
+        going = starts < stops
+        units, starts, stops = units[going], starts[going], stops[going]
+    merged = Levels(*(np.concatenate([getattr(part, item.name) for part in found]) for item in fields(Levels)))
+    return merged.take(np.argsort(merged.unit, kind="stable"))
+
+
+def _attempt_end(funnel: Funnel, clock: _Clock, rows: Levels) -> tuple[Ints, NDArray[np.bool_]]:
+    """(instant at which each attempt is over, whether the next must begin later than it)."""
+    kind, length = _attempt_bound(funnel)
+    if kind == kernel.NO_BOUND:
+        timed_out = np.full(len(rows.unit), UNBOUNDED)
+    elif kind == kernel.ROLLING:
+        timed_out = rows.entry + length - (funnel.window.boundary == "exclusive")
+    else:
+        days = np.searchsorted(clock.ends, rows.entry) + length - 1
+        timed_out = clock.ends[np.minimum(days, len(clock.ends) - 1)]
+    ended = (rows.level == len(funnel.steps)) | ((funnel.order == "adjacent") & (rows.level > 0))
+    excluded = ~ended & (rows.over < UNBOUNDED)
+    nothing = ~ended & (funnel.order == "adjacent")
+    moment = np.select([ended, excluded, nothing], [rows.goal, rows.over, rows.entry], timed_out)
+    strict = funnel.ties == "strictly_after"
+    return moment, np.where(ended | excluded, strict, True)
+
+
+def _attempt_bound(funnel: Funnel) -> tuple[int, int]:
+    """(kind, length) of the longest a chain may take: the window, or else the sum of the steps' own bounds."""
     natural = funnel.window.clock == "natural_day"
+    if funnel.window.total:
+        return bound_of(funnel.window.total, natural=natural)
+    parts = [bound_of(step.within, natural=natural) for step in funnel.steps[1:]]
+    if not parts or any(kind == kernel.NO_BOUND for kind, _ in parts):
+        return kernel.NO_BOUND, 0
+    if all(kind == kernel.DAYS for kind, _ in parts):
+        return kernel.DAYS, sum(length - 1 for _, length in parts) + 1
+    return kernel.ROLLING, sum(bound_of(step.within, natural=False)[1] for step in funnel.steps[1:])
+
+
+def _plain(funnel: Funnel, events: Events, clock: _Clock, steps: tuple[int, ...], starts: Ints, stops: Ints) -> Levels:
+    """The funnel of *steps* only, all of them required; levels and chains in places of the full funnel."""
+    count, total, size = len(steps), len(funnel.steps), len(starts)
+    mask = _select_bits(events.mask, steps, total)
+    natural = funnel.window.clock == "natural_day"
+    window = np.array(bound_of(funnel.window.total, natural=natural), dtype=np.int64)
     within = np.array([bound_of(funnel.steps[i].within, natural=natural) for i in steps], dtype=np.int64)
+    boundary = int(funnel.window.boundary == "exclusive")
+    first, attempt = funnel.entry != "any", funnel.entry == "each"
     rules, excl = _rules(funnel, events.excl, steps)
-    size = int((mask & 1).sum()) if funnel.entry == "each" else len(events.offsets) - 1
-    unit, level, entry, goal = (np.zeros(size, dtype=np.int64) for _ in range(4))
+    unit, level, distinct, entry, goal = (np.zeros(size, dtype=np.int64) for _ in range(5))
+    over = np.full(size, UNBOUNDED)
     chain = np.full((size, count), -1, dtype=np.int64)
-    common = (
-        window,
-        within,
-        int(funnel.window.boundary == "exclusive"),
-    )
-    if funnel.tolerance_us:
+    where = (starts, stops, events.t, mask, excl, clock.day, clock.ends, count, window)
+    if funnel.order == "any":
+        from cdp.funnels.unordered import walk_unordered
+
+        rows = walk_unordered(
+            *where, boundary, events.mask, first, attempt, *rules, unit, level, distinct, entry, goal, over, chain
+        )
+    elif funnel.tolerance_us:
         from cdp.funnels.tolerant import walk_tolerant
 
         rows = walk_tolerant(
-            events.offsets, events.t, mask, clock.day, clock.ends, count, *common, funnel.tolerance_us,
-            _entry_code(funnel), unit, level, entry, goal, chain,
-        )  # fmt: skip
+            *where, within, boundary, funnel.tolerance_us, first, *rules, unit, level, entry, goal, chain
+        )
     else:
         rows = kernel.walk(
-            events.offsets, events.t, mask, excl, clock.day, clock.ends, count, *common,
-            funnel.ties == "strictly_after", funnel.order == "adjacent", _entry_code(funnel), *rules,
-            unit, level, entry, goal, chain,
+            *where, within, boundary, funnel.ties == "strictly_after", funnel.order == "adjacent", first, attempt,
+            *rules, unit, level, entry, goal, over, chain,
         )  # fmt: skip
-    return _widen(funnel, steps, unit[:rows], level[:rows], entry[:rows], goal[:rows], chain[:rows])
-
-
-def _entry_code(funnel: Funnel) -> int:
-    return {"any": 0, "first": 1, "each": 2}[funnel.entry]
+    found = Levels(unit[:rows], level[:rows], distinct[:rows], entry[:rows], goal[:rows], over[:rows], chain[:rows])
+    return _widen(funnel, steps, found)
 
 
 def _select_bits(mask: Ints, steps: tuple[int, ...], total: int) -> Ints:
@@ -154,7 +211,7 @@ def _select_bits(mask: Ints, steps: tuple[int, ...], total: int) -> Ints:
 
 def _rules(funnel: Funnel, excl: Ints, steps: tuple[int, ...]) -> tuple[tuple[Ints, Ints, NDArray[np.bool_]], Ints]:
     """Exclusions in places of *steps*. A span whose from-step is skipped does not exist; one whose to-step is skipped
-    runs to the next step that is there."""
+    runs to the next step that is there, or else to the end of the window."""
     sources, froms, tos, drops = [], [], [], []
     for number, item in enumerate(funnel.exclude):
         start = funnel.position(item.from_) if item.from_ else 0
@@ -162,11 +219,9 @@ def _rules(funnel: Funnel, excl: Ints, steps: tuple[int, ...]) -> tuple[tuple[In
         if start not in steps:
             continue
         later = [place for place, step in enumerate(steps) if step >= stop and step > start]
-        if not later:
-            continue
         sources.append(number)
         froms.append(steps.index(start))
-        tos.append(later[0])
+        tos.append(later[0] if later else len(steps))
         drops.append(item.effect == "drop")
     bits = np.zeros_like(excl)
     for place, number in enumerate(sources):
@@ -175,27 +230,23 @@ def _rules(funnel: Funnel, excl: Ints, steps: tuple[int, ...]) -> tuple[tuple[In
     return arrays, bits
 
 
-def _widen(
-    funnel: Funnel, steps: tuple[int, ...], unit: Ints, level: Ints, entry: Ints, goal: Ints, chain: Ints
-) -> Levels:
-    depth = np.array([0, *(step + 1 for step in steps)], dtype=np.int64)[level]
-    wide = np.full((len(unit), len(funnel.steps)), -1, dtype=np.int64)
-    wide[:, list(steps)] = chain
-    reached = np.arange(len(steps))[None, :] < level[:, None]
-    if bool((reached & (chain < 0)).any()):
+def _widen(funnel: Funnel, steps: tuple[int, ...], found: Levels) -> Levels:
+    """*found*, counted in *steps*, in places of the full funnel."""
+    depth = np.array([0, *(step + 1 for step in steps)], dtype=np.int64)[found.level]
+    wide = np.full((len(found.unit), len(funnel.steps)), -1, dtype=np.int64)
+    wide[:, list(steps)] = found.chain
+    reached = np.arange(len(steps))[None, :] < found.level[:, None]
+    if bool((reached & (found.chain < 0)).any()):
         raise FatalError(
             f"funnel `{funnel.id}`: a level was counted without its events",
             hint="this is a fault of the platform: please report the funnel's definition",
         )
-    return Levels(unit, depth, reached.sum(axis=1).astype(np.int64), entry, goal, wide)
+    distinct = found.distinct if funnel.order == "any" else found.level
+    return replace(found, level=depth, distinct=distinct, chain=wide)
 
 
-def _better(left: Levels | None, right: Levels) -> Levels:
-    """Row by row the better of two results over the same units (and attempts, numbered within a unit)."""
-    if left is None:
-        return right
-    if len(left.unit) != len(right.unit) or bool((left.unit != right.unit).any()):
-        raise FatalError("attempts differ between optional steps: `entry: each` takes no optional steps")
+def _better(left: Levels, right: Levels) -> Levels:
+    """Row by row the better of two results over the same units."""
     last = np.int64(UNBOUNDED)
 
     def key(rows: Levels) -> list[Ints]:
@@ -208,12 +259,5 @@ def _better(left: Levels | None, right: Levels) -> Levels:
     for ours, theirs in zip(key(left), key(right), strict=True):
         wins |= ~settled & (theirs < ours)
         settled |= theirs != ours
-    pick = wins[:, None]
-    return Levels(
-        left.unit,
-        np.where(wins, right.level, left.level),
-        np.where(wins, right.distinct, left.distinct),
-        np.where(wins, right.entry, left.entry),
-        np.where(wins, right.goal, left.goal),
-        np.where(pick, right.chain, left.chain),
-    )
+    both = ((getattr(left, item.name), getattr(right, item.name)) for item in fields(Levels))
+    return Levels(*(np.where(wins[:, None] if ours.ndim == 2 else wins, theirs, ours) for ours, theirs in both))

@@ -52,20 +52,39 @@ def _matchable(mask, first, last, a, b):  # type: ignore[no-untyped-def]
         return True
     owner = np.full(size, -1, np.int64)
     for step in range(a, b + 1):
-        if not _augment(mask, first, size, step, owner, np.zeros(size, np.bool_)):
+        if not _augment(mask, first, size, step, owner):
             return False
     return True
 
 
 @njit(cache=True)
-def _augment(mask, first, size, step, owner, seen):  # type: ignore[no-untyped-def]
-    """Give *step* an event, moving other steps where needed (Kuhn's algorithm)."""
-    for e in range(size):
-        if (mask[first + e] >> step) & 1 and not seen[e]:
-            seen[e] = True
-            if owner[e] < 0 or _augment(mask, first, size, owner[e], owner, seen):
-                owner[e] = step
-                return True
+def _augment(mask, first, size, step, owner):  # type: ignore[no-untyped-def]
+    """Give *step* an event among first..first+size-1, moving other steps where needed (Kuhn's algorithm, breadth first:
+    compiled code that calls itself cannot be loaded from the cache safely). *owner*: step of each event, or -1."""
+    came = np.full(size, -1, np.int64)
+    queue = np.zeros(size + 1, np.int64)
+    queue[0] = step
+    head, tail = 0, 1
+    while head < tail:
+        present = queue[head]
+        head += 1
+        for e in range(size):
+            if came[e] >= 0 or not (mask[first + e] >> present) & 1:
+                continue
+            came[e] = present
+            if owner[e] >= 0:
+                queue[tail] = owner[e]
+                tail += 1
+                continue
+            while True:
+                before = -1
+                for f in range(size):
+                    if owner[f] == came[e]:
+                        before = f
+                owner[e] = came[e]
+                if came[e] == step:
+                    return True
+                e = before
     return False
 
 
@@ -422,8 +441,8 @@ def _adjacent_level(  # type: ignore[no-untyped-def]
     goal_t,
     chain,
 ):
-    """Longest chain of directly following events that begins at the instant of event *start*: fills goal_t per step
-    (earliest goal), returns (level, instant at which the chain is known to be over)."""
+    """Level of the longest chain of directly following events that begins at the instant of event *start*; fills goal_t
+    per step (earliest goal)."""
     for j in range(k):
         goal_t[j] = -1
     limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
@@ -432,7 +451,6 @@ def _adjacent_level(  # type: ignore[no-untyped-def]
         g += 1
     most = 1 if strict else min(k, g - start)
     level = 0
-    over = t[start]
     for a in range(1, most + 1):
         if a > 1 and not _matchable(mask, start, g, 0, a - 1):
             continue
@@ -440,8 +458,7 @@ def _adjacent_level(  # type: ignore[no-untyped-def]
             continue
         for j in range(a):
             chain[j] = t[start]
-        reached, ended = _follow(t, mask, day, day_end, g, hi, a, k, limit, start, within, boundary, strict, chain)
-        over = max(over, ended)
+        reached = _follow(t, mask, day, day_end, g, hi, a, k, limit, start, within, boundary, strict, chain)
         for j in range(reached):
             if goal_t[j] < 0 or chain[j] < goal_t[j]:
                 if _chain_clear(t, excl, lo, hi, j + 1, limit, win, boundary, ex_from, ex_to, ex_drop, chain):
@@ -449,7 +466,7 @@ def _adjacent_level(  # type: ignore[no-untyped-def]
     for j in range(k):
         if goal_t[j] >= 0:
             level = j + 1
-    return level, over
+    return level
 
 
 @njit(cache=True)
@@ -472,11 +489,11 @@ def _follow(t, mask, day, day_end, i, hi, a, k, limit, previous, within, boundar
         size = g - i
         if strict:
             if not _any_bit(mask, i, g, a):
-                return a, t[i]
+                return a
             chain[a] = t[i]
             a += 1
             if size > 1:
-                return a, t[i]
+                return a
         else:
             taken = 0
             for b in range(min(size, k - a), 0, -1):
@@ -487,10 +504,10 @@ def _follow(t, mask, day, day_end, i, hi, a, k, limit, previous, within, boundar
                 chain[j] = t[i]
             a += taken
             if taken < size:
-                return a, t[i]
+                return a
         previous = i
         i = g
-    return a, (t[i] if i < hi and t[i] <= limit else limit)
+    return a
 
 
 @njit(cache=True)
@@ -513,7 +530,8 @@ def _chain_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, e
 
 @njit(cache=True)
 def walk(  # type: ignore[no-untyped-def]
-    offsets,
+    starts,
+    stops,
     t,
     mask,
     excl,
@@ -525,7 +543,8 @@ def walk(  # type: ignore[no-untyped-def]
     boundary,
     strict,
     adjacent,
-    entry,
+    first,
+    attempt,
     ex_from,
     ex_to,
     ex_drop,
@@ -533,12 +552,14 @@ def walk(  # type: ignore[no-untyped-def]
     level_out,
     entry_out,
     goal_out,
+    over_out,
     chain_out,
 ):
-    """All units. *entry*: 0 any, 1 first, 2 each. One output row per unit that has a step-1 event (each: per attempt).
+    """All units, of events starts[u]..stops[u]-1. *first*: chains begin at the unit's first step-1 event; *attempt*: an
+    exclusion that ends the chain also ends the reading. One output row per unit that has a step-1 event.
 
-    Output row: unit, level, entry instant, goal instant (-1 at level 0), and the events of the chain (-1 where not
-    reached). Returns the number of rows.
+    Output row: unit, level, entry instant, goal instant (-1 at level 0), the instant an exclusion ended the attempt
+    (NEVER if none did) and the events of the chain (-1 where not reached). Returns the number of rows.
     """
     rows = 0
     goal_t = np.zeros(k, np.int64)
@@ -546,57 +567,50 @@ def walk(  # type: ignore[no-untyped-def]
     best_chain = np.zeros(k, np.int64)
     state_t = np.zeros((k, k), np.int64)
     chain = np.zeros(k, np.int64)
-    free = entry == 0 and len(ex_from) == 0 and not adjacent
-    for u in range(len(offsets) - 1):
-        lo, hi = offsets[u], offsets[u + 1]
+    free = not first and len(ex_from) == 0 and not adjacent
+    for u in range(len(starts)):
+        lo, hi = starts[u], stops[u]
         s = lo
         while s < hi and not mask[s] & 1:
             s += 1
         best_level, best_goal, best_start = 0, np.int64(-1), s
-        floor = lo  # events before it belong to an attempt that ended at this very instant
         while s < hi:
             end = np.int64(2**62)
             if adjacent:
                 start = s
-                while start > floor and t[start - 1] == t[s]:
+                while start > lo and t[start - 1] == t[s]:
                     start -= 1
-                level, over = _adjacent_level(
-                    t, mask, excl, day, day_end, floor, hi, start, k, win, within, boundary, strict, ex_from, ex_to,
+                level = _adjacent_level(
+                    t, mask, excl, day, day_end, lo, hi, start, k, win, within, boundary, strict, ex_from, ex_to,
                     ex_drop, goal_t, chain,
                 )  # fmt: skip
-                if entry == 2:
-                    end = over
             else:
                 level, end = _run(
-                    t, mask, excl, day, day_end, floor, hi, -1 if free else s, k, win, within, boundary, strict,
-                    ex_from, ex_to, ex_drop, entry == 2, goal_t, goal_s, state_t,
+                    t, mask, excl, day, day_end, lo, hi, -1 if free else s, k, win, within, boundary, strict,
+                    ex_from, ex_to, ex_drop, attempt, goal_t, goal_s, state_t,
                 )  # fmt: skip
             goal = goal_t[level - 1] if level > 0 else np.int64(-1)
             begin = s
             if free and level > 0:
                 begin = goal_s[level - 1]
-            if entry == 2 or level > best_level or (level == best_level and level > 0 and goal <= best_goal):
+            if level > best_level or (level == best_level and level > 0 and goal <= best_goal):
                 best_level, best_goal, best_start = level, goal, begin
             following = s
             while following < hi and (t[following] == t[s] or not mask[following] & 1):
                 following += 1
-            last = free or entry == 1 or following == hi or (best_level == k and t[following] > best_goal)
-            if entry != 2 and not last:
+            last = free or first or following == hi or (best_level == k and t[following] > best_goal)
+            if not last:
                 s = following
                 continue
-            stop = hi
-            if entry == 2 and end != 2**62 and not adjacent:
-                stop = _index_after(t, lo, hi, end)
+            stop = _index_after(t, lo, hi, end) if end != 2**62 else hi
             _emit(
-                t, mask, excl, day, day_end, floor, stop, u, best_level, best_start, best_goal, k, win, within,
+                t, mask, excl, day, day_end, lo, stop, u, best_level, best_start, best_goal, k, win, within,
                 boundary, strict, ex_from, ex_to, ex_drop, adjacent, best_chain, rows, unit_out, level_out, entry_out,
                 goal_out, chain_out,
             )  # fmt: skip
+            over_out[rows] = end
             rows += 1
-            if entry != 2:
-                break
-            s = _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, best_chain)
-            floor = s if s < hi and level == k and t[s] == goal else lo
+            break
     return rows
 
 
@@ -610,28 +624,32 @@ def _index_after(t, lo, hi, moment):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _next_entry(t, mask, day, day_end, hi, s, level, k, goal, end, win, boundary, strict, chain):  # type: ignore[no-untyped-def]
-    """The next attempt's first event: after the finish, the exclusion or the time-out of the attempt begun at s."""
-    if level == k:
-        moment = goal
-    elif end < 2**62:
-        moment = end
-    else:
-        moment = _bound(win[0], win[1], boundary, t[s], day[s], day_end)
-    i = s + 1
-    while i < hi:
-        if mask[i] & 1:
-            if t[i] > moment:
-                return i
-            if t[i] == moment and level == k and not strict:
-                used = False
-                for j in range(k):
-                    if chain[j] == i:
-                        used = True
-                if not used and i > chain[k - 1]:
-                    return i
-        i += 1
-    return hi
+def next_starts(starts, stops, t, mask, moment, later, tolerance, chain):  # type: ignore[no-untyped-def]
+    """Where the events of each row's next attempt begin, between starts[row] and stops[row] (which means: nowhere).
+
+    Its entry is the first event of *mask* after the instant *moment*, or, where not *later*, at that instant with a key
+    after the events of *chain* there. It has the events from its entry on, and those before it that count as
+    simultaneous (the same instant, or *tolerance*) and are later than *moment*.
+    """
+    result = stops.copy()
+    for row in range(len(stops)):
+        begin = starts[row]
+        while begin < stops[row] and t[begin] < moment[row]:
+            begin += 1
+        used = np.int64(-1)
+        for event in chain[row]:
+            used = max(used, event)
+        for event in range(begin, stops[row]):
+            if not mask[event] & 1 or event <= used or (later[row] and t[event] == moment[row]):
+                continue
+            first = event
+            while first - 1 > max(used, begin - 1) and t[first - 1] > moment[row]:
+                if t[first - 1] < t[event] - tolerance:
+                    break
+                first -= 1
+            result[row] = first
+            break
+    return result
 
 
 @njit(cache=True)

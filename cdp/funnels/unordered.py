@@ -1,38 +1,14 @@
 """Funnels with `order: any`: steps 1…k are all done inside one window, in any order."""
 
-from __future__ import annotations
+# Compiled code reads better as plain loops.
+# ruff: noqa: SIM110
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from cdp.funnels.config import Funnel
 from cdp.funnels.kernel import _augment, _bound
-
-if TYPE_CHECKING:
-    from cdp.funnels.engine import Events, Levels
-
-Ints = NDArray[np.int64]
-
-
-def unordered_levels(funnel: Funnel, events: Events, day: Ints, day_end: Ints) -> Levels:
-    """As `engine.levels`. A chain's entry is its first event in time; `entry: first` fixes it to the unit's first
-    event of any step. Units need an event of step 1 to have a row."""
-    from cdp.funnels.engine import Levels, bound_of
-
-    count = len(funnel.steps)
-    size = len(events.offsets) - 1
-    window = np.array(bound_of(funnel.window.total, natural=funnel.window.clock == "natural_day"), dtype=np.int64)
-    unit, level, distinct, entry, goal = (np.zeros(size, dtype=np.int64) for _ in range(5))
-    chain = np.full((size, count), -1, dtype=np.int64)
-    boundary = int(funnel.window.boundary == "exclusive")
-    rows = _walk(
-        events.offsets, events.t, events.mask, day, day_end, count, window, boundary, funnel.entry == "first",
-        unit, level, distinct, entry, goal, chain,
-    )  # fmt: skip
-    return Levels(unit[:rows], level[:rows], distinct[:rows], entry[:rows], goal[:rows], chain[:rows])
 
 
 @njit(cache=True)
@@ -46,7 +22,7 @@ def _assign(mask, first, last, steps, owner_of_step):  # type: ignore[no-untyped
     owner = np.full(size, -1, np.int64)
     served = 0
     for step in range(steps):
-        if _augment(mask, first, size, step, owner, np.zeros(size, np.bool_)):
+        if _augment(mask, first, size, step, owner):
             served += 1
     for step in range(steps):
         owner_of_step[step] = -1
@@ -66,78 +42,183 @@ def _leading(mask, first, last, k, work):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _walk(  # type: ignore[no-untyped-def]
-    offsets,
+def walk_unordered(  # type: ignore[no-untyped-def]
+    starts,
+    stops,
     t,
     mask,
+    excl,
     day,
     day_end,
     k,
     win,
     boundary,
+    any_step,
     from_first,
+    attempt,
+    ex_from,  # noqa: ARG001 (always the first step)
+    ex_to,
+    ex_drop,
     unit_out,
     level_out,
     distinct_out,
     entry_out,
     goal_out,
+    over_out,
     chain_out,
 ):
+    """As `kernel.walk`. A chain's entry is its first event in time, and exclusions watch the whole chain.
+
+    *any_step*: nonzero where an event matches any step of the funnel; *from_first* fixes the entry to the unit's first
+    such event, for an *attempt* to the first one whose window holds an event of step 1. Units need an event of step 1
+    to have a row. *distinct_out*: most distinct steps done inside one window, exclusions aside.
+    """
     rows = 0
     work = np.zeros(k, np.int64)
-    for u in range(len(offsets) - 1):
-        lo, hi = offsets[u], offsets[u + 1]
-        first = -1
-        has_entry = False
-        for i in range(lo, hi):
-            if mask[i]:
-                if first < 0:
-                    first = i
-                if mask[i] & 1:
-                    has_entry = True
-        if not has_entry:
+    for u in range(len(starts)):
+        lo, hi = starts[u], stops[u]
+        first = _entry(t, mask, day, day_end, lo, hi, win, boundary, any_step, attempt)
+        if first == hi:
             continue
-        best, distinct = 0, 0
-        best_left, best_right = first, first
-        left = first
-        stop = hi
-        if from_first:
-            limit = _bound(win[0], win[1], boundary, t[first], day[first], day_end)
-            while stop > lo and t[stop - 1] > limit:
-                stop -= 1
-        right = first
-        while right < stop:
-            x = t[right]
-            g = right
-            while g < stop and t[g] == x:
-                g += 1
-            if not from_first:
-                while x > _bound(win[0], win[1], boundary, t[left], day[left], day_end):
-                    left += 1
-            distinct = max(distinct, _assign(mask, left, g, k, work))
-            if best < k:
-                n = _leading(mask, left, g, k, work)
-                if n > best:
-                    best = n
-                    best_left, best_right = left, g
-            right = g
-        if best > 0 and not from_first:
-            # The latest entry that still reaches this level by the earliest goal.
-            i = best_left + 1
-            while i < best_right and _assign(mask, i, best_right, best, work) == best:
-                best_left = i
-                i += 1
+        over = np.int64(2**62)
+        if from_first or len(ex_drop):
+            best, distinct, best_left, best_right, over = _each_left(
+                t, mask, excl, day, day_end, first, hi, k, win, boundary, ex_to, ex_drop, from_first, work
+            )
+        else:
+            best, distinct, best_left, best_right = _sliding(t, mask, day, day_end, first, hi, k, win, boundary, work)
         if best > 0:
             _first_choice(mask, best_left, best_right, best, work)
+            if not from_first:
+                _use_instant(t, mask, best_left, best, work)
             for step in range(best):
                 chain_out[rows, step] = work[step]
         unit_out[rows] = u
         level_out[rows] = best
         distinct_out[rows] = distinct
         entry_out[rows] = t[best_left]
-        goal_out[rows] = t[best_right - 1] if best > 0 else -1
+        goal_out[rows] = _latest(t, work, best) if best > 0 else -1
+        over_out[rows] = over if attempt else np.int64(2**62)
         rows += 1
     return rows
+
+
+@njit(cache=True)
+def _sliding(t, mask, day, day_end, first, hi, k, win, boundary, work):  # type: ignore[no-untyped-def]
+    """(level, distinct steps, first event, end of events) without exclusions: one window slides over the events."""
+    best, distinct = 0, 0
+    left, best_left, best_right = first, first, first
+    right = first
+    while right < hi:
+        g = right
+        while g < hi and t[g] == t[right]:
+            g += 1
+        while t[right] > _bound(win[0], win[1], boundary, t[left], day[left], day_end):
+            left += 1
+        distinct = max(distinct, _assign(mask, left, g, k, work))
+        if best < k:
+            n = _leading(mask, left, g, k, work)
+            if n > best:
+                best, best_left, best_right = n, left, g
+        right = g
+    # The latest entry that still reaches this level by the earliest goal.
+    i = best_left + 1
+    while best > 0 and i < best_right and _assign(mask, i, best_right, best, work) == best:
+        best_left = i
+        i += 1
+    return best, distinct, best_left, best_right
+
+
+@njit(cache=True)
+def _each_left(t, mask, excl, day, day_end, first, hi, k, win, boundary, ex_to, ex_drop, only_first, work):  # type: ignore[no-untyped-def]
+    """As `_sliding`, judging each entry by itself (or only the first), and the instant an exclusion broke the last."""
+    best, distinct = 0, 0
+    best_left, best_right = first, first
+    broken = np.int64(2**62)
+    end_open = win[0] == 1 and boundary == 0
+    left = first
+    while left < hi:
+        limit = _bound(win[0], win[1], boundary, t[left], day[left], day_end)
+        stop = left
+        while stop < hi and t[stop] <= limit:
+            stop += 1
+        distinct = max(distinct, _assign(mask, left, stop, k, work))
+        n, right, broken = _from_left(t, mask, excl, left, stop, k, limit, end_open, ex_to, ex_drop, only_first)
+        if n > best or (n == best and n > 0 and t[right - 1] <= t[best_right - 1]):
+            best, best_left, best_right = n, left, right
+        if only_first:
+            break
+        moment = t[left]
+        while left < hi and t[left] == moment:
+            left += 1
+    return best, distinct, best_left, best_right, broken
+
+
+@njit(cache=True)
+def _entry(t, mask, day, day_end, lo, hi, win, boundary, any_step, attempt):  # type: ignore[no-untyped-def]
+    """The event at which reading begins; *hi* when the unit has no event of step 1 (an attempt: in no window)."""
+    has = lo
+    while has < hi and not mask[has] & 1:
+        has += 1
+    if has == hi:
+        return hi
+    for i in range(lo, hi):
+        if not any_step[i]:
+            continue
+        first = i
+        while first > lo and t[first - 1] == t[i]:
+            first -= 1
+        if not attempt:
+            return first
+        while has < hi and (has < first or not mask[has] & 1):
+            has += 1
+        if has == hi:
+            return hi
+        if t[has] <= _bound(win[0], win[1], boundary, t[i], day[i], day_end):
+            return first
+    return hi
+
+
+@njit(cache=True)
+def _from_left(t, mask, excl, left, stop, k, limit, end_open, ex_to, ex_drop, any_entry):  # type: ignore[no-untyped-def]
+    """(level, end of its events, instant an exclusion broke it) of chains that begin at the instant of event *left*,
+    among events left..stop-1. What excludes lies after the entry and before the finish, or, where the
+    last step is not reached, before the end of the window (`drop`) or of the chain (`truncate`)."""
+    broken = np.int64(2**62)
+    drops = False
+    for i in range(left, stop):
+        if not excl[i] or t[i] == t[left] or (end_open and t[i] == limit):
+            continue
+        broken = min(broken, t[i])
+        for r in range(len(ex_drop)):
+            if (excl[i] >> r) & 1 and ex_drop[r]:
+                drops = True
+    owner = np.full(stop - left, -1, np.int64)
+    best, best_right = 0, left
+    right = left
+    while right < stop and best < k and t[right] <= broken:
+        g = right
+        union = np.int64(0)
+        while g < stop and t[g] == t[right]:
+            union |= mask[g]
+            g += 1
+        while union and best < k and _augment(mask, left, g - left, best, owner):
+            best, best_right = best + 1, g
+        right = g
+    if best == k and (not len(ex_to) or ex_to[0] < k):
+        broken = np.int64(2**62)
+    elif drops:
+        best = 0
+    if best > 0 and not any_entry:
+        # A chain that needs no event of this instant begins later, and is judged there.
+        union = np.int64(0)
+        i = left
+        while i < stop and t[i] == t[left]:
+            union |= mask[i]
+            i += 1
+        if not union & ((np.int64(1) << best) - 1):
+            best = 0
+    return best, best_right, broken
 
 
 @njit(cache=True)
@@ -146,7 +227,6 @@ def _first_choice(mask, first, last, steps, out):  # type: ignore[no-untyped-def
     size = last - first
     taken = np.zeros(size, np.bool_)
     rest = mask[first:last].copy()
-    scratch = np.zeros(steps, np.int64)
     for step in range(steps):
         for e in range(size):
             if taken[e] or not (mask[first + e] >> step) & 1:
@@ -156,7 +236,7 @@ def _first_choice(mask, first, last, steps, out):  # type: ignore[no-untyped-def
             for other in range(size):
                 if not taken[other]:
                     rest[other] = rest[other] & ~((np.int64(1) << (step + 1)) - 1)
-            if _assign_from(rest, size, step + 1, steps, scratch):
+            if _assign_from(rest, size, step + 1, steps):
                 taken[e] = True
                 out[step] = first + e
                 break
@@ -164,10 +244,32 @@ def _first_choice(mask, first, last, steps, out):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def _assign_from(mask, size, start, steps, scratch):  # type: ignore[no-untyped-def]
+def _use_instant(t, mask, left, steps, out):  # type: ignore[no-untyped-def]
+    """Let the chain have an event of its entry's instant, where the first choice has none."""
+    for step in range(steps):
+        if t[out[step]] == t[left]:
+            return
+    i = left
+    while t[i] == t[left]:
+        for step in range(steps):
+            if (mask[i] >> step) & 1:
+                out[step] = i
+                return
+        i += 1
+
+
+@njit(cache=True)
+def _latest(t, events, count):  # type: ignore[no-untyped-def]
+    latest = t[events[0]]
+    for step in range(1, count):
+        latest = max(latest, t[events[step]])
+    return latest
+
+
+@njit(cache=True)
+def _assign_from(mask, size, start, steps):  # type: ignore[no-untyped-def]
     owner = np.full(size, -1, np.int64)
     for step in range(start, steps):
-        if not _augment(mask, 0, size, step, owner, np.zeros(size, np.bool_)):
+        if not _augment(mask, 0, size, step, owner):
             return False
-    scratch[0] = 0
     return True

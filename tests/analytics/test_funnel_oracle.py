@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cdp.funnels.config import Funnel
 from cdp.funnels.engine import Events, Levels, levels
@@ -49,6 +52,46 @@ MODES: dict[str, dict[str, Any]] = {
     "tolerance": {"tolerance": 1, "window": 5},
     "tolerance_within": {"tolerance": 2, "within": (None, 2, 1, 3)},
     "tolerance_first": {"tolerance": 1, "entry": "first", "window": 4},
+    "tolerance_drop": {"tolerance": 1, "exclude": ((0, 2, True),), "window": 6},
+    "tolerance_truncate": {"tolerance": 2, "exclude": ((1, 3, False),), "within": (None, 3, 3, 3)},
+    "tolerance_rules": {"tolerance": 1, "exclude": ((0, 1, True), (1, 3, False)), "optional": frozenset({2})},
+    "optional_last_drop": {"optional": frozenset({3}), "exclude": ((1, 3, True),), "window": 6},
+    "any_order_first": {"order": "any", "entry": "first", "window": 4},
+    "any_order_optional": {"order": "any", "optional": frozenset({1, 3}), "window": 3},
+    "any_order_drop": {"order": "any", "exclude": ((0, 3, True),), "window": 4},
+    "any_order_drop_unbounded": {"order": "any", "exclude": ((0, 3, True),)},
+    "any_order_truncate": {"order": "any", "exclude": ((0, 3, False),), "window": 5, "exclusive": True},
+    "any_order_rules": {
+        "order": "any",
+        "exclude": ((0, 3, True), (0, 3, False)),
+        "window": 5,
+        "optional": frozenset({3}),
+    },
+    "any_order_first_drop": {"order": "any", "entry": "first", "exclude": ((0, 3, True),), "window": 6},
+}
+# The same for `entry: each`.
+ATTEMPTS: dict[str, dict[str, Any]] = {
+    "window": {"window": 3},
+    "strict": {"window": 4, "strict": True},
+    "within": {"within": (None, 2, 2), "window": 5},
+    "within_only": {"within": (None, 1, 2)},
+    "unbounded": {},
+    "tolerance": {"window": 3, "tolerance": 1},
+    "adjacent": {"order": "adjacent"},
+    "adjacent_window": {"order": "adjacent", "window": 2, "strict": True},
+    "adjacent_drop": {"order": "adjacent", "window": 4, "exclude": ((0, 1, True),)},
+    "optional": {"window": 4, "optional": frozenset({1})},
+    "optional_last": {"window": 4, "optional": frozenset({2})},
+    "drop": {"window": 5, "exclude": ((0, 2, True),)},
+    "drop_late": {"window": 6, "exclude": ((1, 2, True),)},
+    "truncate": {"window": 5, "exclude": ((0, 2, False),), "exclusive": True},
+    "rules": {"window": 6, "exclude": ((0, 1, True), (1, 2, False)), "strict": True},
+    "drop_unbounded": {"exclude": ((0, 2, True),)},
+    "any_order": {"order": "any", "window": 3},
+    "any_order_unbounded": {"order": "any"},
+    "any_order_optional": {"order": "any", "window": 2, "optional": frozenset({1})},
+    "any_order_drop": {"order": "any", "window": 4, "exclude": ((0, 2, True),)},
+    "any_order_truncate": {"order": "any", "window": 5, "exclude": ((0, 2, False),)},
 }
 
 
@@ -70,7 +113,8 @@ def funnel(rules: Rules) -> Funnel:
         window["clock"] = "natural_day"
     ties: Any = {"tolerance": f"{rules.tolerance}s"} if rules.tolerance else "by_step"
     exclude = [
-        {"event": f"x{n}", "from": f"s{a}", "to": f"s{b}", "effect": "drop" if drop else "truncate"}
+        {"event": f"x{n}", "effect": "drop" if drop else "truncate"}
+        | ({} if rules.order == "any" else {"from": f"s{a}", "to": f"s{b}"})
         for n, (a, b, drop) in enumerate(rules.exclude)
     ]
     return Funnel.model_validate(
@@ -172,18 +216,29 @@ def test_distinct_steps_of_unordered_funnels() -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize(
-    "options", [{"window": 3}, {"window": 4, "strict": True}, {"within": (None, 2, 2), "window": 5}, {}]
-)
-def test_attempts_follow_one_another(options: dict[str, Any], several: bool) -> None:
-    rules = Rules(steps=3, entry="each", **options)
-    units = sequences(np.random.default_rng(17), 400, rules, several=several)
-    result = levels(funnel(rules), as_events(units), timezone="UTC")
+@pytest.mark.parametrize("mode", ATTEMPTS)
+def test_attempts_follow_one_another(mode: str, several: bool) -> None:
+    compare_attempts(mode, several, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("mode", ATTEMPTS)
+def test_attempts_of_ten_thousand_sequences(mode: str, several: bool) -> None:
+    compare_attempts(mode, several, 10_000)
+
+
+def compare_attempts(mode: str, several: bool, count: int) -> None:
+    rules = Rules(steps=3, entry="each", **ATTEMPTS[mode])
+    units = sequences(np.random.default_rng(17), count, rules, several=several)
+    check_attempts(units, rules, levels(funnel(rules), as_events(units), timezone="UTC"))
+
+
+def check_attempts(units: list[list[Event]], rules: Rules, result: Levels) -> None:
     for number, unit in enumerate(units):
         rows = np.flatnonzero(result.unit == number)
         got = [(int(result.entry[row]) // SECOND, int(result.level[row])) for row in rows]
-        plain = Rules(steps=3, **options)
-        assert got == attempts(unit, plain), unit
+        assert got == attempts(unit, rules), (unit, rules)
 
 
 def test_strictly_later_is_not_fooled_by_simultaneous_events() -> None:
@@ -200,3 +255,54 @@ def test_a_step_asked_twice_needs_two_events() -> None:
     both = [Event(0, frozenset({0, 1}))]
     result = levels(funnel(rules), as_events([both, both + both]), timezone="UTC")
     assert result.level.tolist() == [1, 2]
+
+
+@st.composite
+def definitions(draw: st.DrawFn) -> Rules:
+    """Any funnel of two to four steps the configuration accepts."""
+    steps = draw(st.integers(2, 4))
+    order = draw(st.sampled_from(["ordered", "adjacent", "any"]))
+    entry = draw(st.sampled_from(["any", "first", "each"]))
+    strict = draw(st.booleans())
+    tolerance = draw(st.integers(0, 2)) if order == "ordered" and not strict else 0
+    within: tuple[int | None, ...] = ()
+    if order != "any" and draw(st.booleans()):
+        within = (None, *(draw(st.one_of(st.none(), st.integers(1, 4))) for _ in range(steps - 1)))
+    spans = st.just((0, steps - 1)) if order == "any" else st.sampled_from(list(combinations(range(steps), 2)))
+    rule = st.tuples(spans, st.booleans()).map(lambda item: (*item[0], item[1]))
+    most = 0 if tolerance and entry == "each" else 2
+    return Rules(
+        steps=steps,
+        order=order,
+        window=draw(st.one_of(st.none(), st.integers(1, 7))),
+        exclusive=draw(st.booleans()),
+        within=within,
+        strict=strict and order != "any",
+        tolerance=tolerance,
+        exclude=tuple(draw(st.lists(rule, max_size=most))),
+        optional=draw(st.frozensets(st.integers(1, steps - 1), max_size=2)),
+        entry=entry,
+    )
+
+
+@given(rules=definitions(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_combination_of_options_equals_the_exhaustive_search(rules: Rules, seed: int) -> None:
+    check_combination(rules, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@given(rules=definitions(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=5_000, deadline=None)
+def test_thousands_of_combinations_equal_the_exhaustive_search(rules: Rules, seed: int) -> None:
+    check_combination(rules, seed)
+
+
+def check_combination(rules: Rules, seed: int) -> None:
+    units = sequences(np.random.default_rng(seed), 4, rules, several=bool(seed % 2))
+    result = levels(funnel(rules), as_events(units), timezone="UTC")
+    if rules.entry == "each":
+        check_attempts(units, rules, result)
+    else:
+        compare(units, rules, result)

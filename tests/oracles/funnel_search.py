@@ -37,14 +37,13 @@ class Event:
 def best(events: list[Event], rules: Rules) -> tuple[int, int | None, int | None]:
     """(level, goal time, entry time) of the best chain; level 0 without one."""
     found: list[tuple[int, int, int]] = []
-    starts = sorted({e.t for e in events if 0 in e.steps})
-    for chain, steps in chains(events, rules):
-        if rules.entry == "first" and rules.order != "any" and events[chain[0]].t != starts[0]:
-            continue
+    starts = sorted({e.t for e in events if (e.steps if rules.order == "any" else 0 in e.steps)})
+    fixed = starts[0] if rules.entry == "first" else None
+    for chain, steps in chains(events, rules, fixed):
         times = [events[i].t for i in chain]
         level = steps[-1] + 1
         goal = max(times) if rules.order == "any" else times[-1]
-        entry = min(times) if rules.order == "any" else times[0]
+        entry = fixed if fixed is not None else min(times) if rules.order == "any" else times[0]
         found.append((level, -goal, entry))
     if not found:
         return 0, None, None
@@ -52,10 +51,10 @@ def best(events: list[Event], rules: Rules) -> tuple[int, int | None, int | None
     return level, -goal, entry
 
 
-def chains(events: list[Event], rules: Rules) -> Iterator[tuple[list[int], tuple[int, ...]]]:
-    """Every valid chain: event numbers, and the steps they are."""
+def chains(events: list[Event], rules: Rules, entry: int | None = None) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    """Every valid chain (that begins at the instant *entry*): event numbers, and the steps they are."""
     for steps in step_lists(rules):
-        yield from grow(events, rules, steps, [])
+        yield from grow(events, rules, steps, [], entry)
 
 
 def step_lists(rules: Rules) -> Iterator[tuple[int, ...]]:
@@ -69,23 +68,35 @@ def step_lists(rules: Rules) -> Iterator[tuple[int, ...]]:
 
 
 def grow(
-    events: list[Event], rules: Rules, steps: tuple[int, ...], chain: list[int]
+    events: list[Event], rules: Rules, steps: tuple[int, ...], chain: list[int], entry: int | None
 ) -> Iterator[tuple[list[int], tuple[int, ...]]]:
     if len(chain) == len(steps):
-        if valid(events, rules, steps, chain):
+        if valid(events, rules, steps, chain, entry):
             yield list(chain), steps
         return
     for i, event in enumerate(events):
         if i not in chain and steps[len(chain)] in event.steps:
             chain.append(i)
-            yield from grow(events, rules, steps, chain)
+            yield from grow(events, rules, steps, chain, entry)
             chain.pop()
 
 
-def valid(events: list[Event], rules: Rules, steps: tuple[int, ...], chain: list[int]) -> bool:
+def valid(events: list[Event], rules: Rules, steps: tuple[int, ...], chain: list[int], entry: int | None) -> bool:
     times = [events[i].t for i in chain]
     if rules.order == "any":
-        return inside(rules, min(times), max(times), rules.window)
+        start = min(times) if entry is None else entry
+        fits = all(time >= start and inside(rules, start, time, rules.window) for time in times)
+        return fits and clear_unordered(events, rules, steps, start, max(times))
+    return (
+        (entry is None or times[0] == entry)
+        and follows(events, rules, steps, chain)
+        and clear(events, rules, steps, times)
+    )
+
+
+def follows(events: list[Event], rules: Rules, steps: tuple[int, ...], chain: list[int]) -> bool:
+    """Order, windows and adjacency, exclusions aside."""
+    times = [events[i].t for i in chain]
     for a in range(len(times)):
         for b in range(a + 1, len(times)):
             if times[b] < times[a] - rules.tolerance or (rules.strict and times[b] <= times[a]):
@@ -96,9 +107,7 @@ def valid(events: list[Event], rules: Rules, steps: tuple[int, ...], chain: list
         limit = rules.within[steps[place]] if rules.within else None
         if not inside(rules, times[place - 1], times[place], limit):
             return False
-    if rules.order == "adjacent" and not consecutive(events, rules, chain):
-        return False
-    return clear(events, rules, steps, times)
+    return rules.order != "adjacent" or consecutive(events, rules, chain)
 
 
 def inside(rules: Rules, start: int, end: int, length: int | None) -> bool:
@@ -121,6 +130,16 @@ def clear(events: list[Event], rules: Rules, steps: tuple[int, ...], times: list
             end = window_end(rules, times[0])
         else:
             end = times[-1]
+        if any(number in e.excludes and begin < e.t < end for e in events):
+            return False
+    return True
+
+
+def clear_unordered(events: list[Event], rules: Rules, steps: tuple[int, ...], begin: int, last: int) -> bool:
+    """The span is the whole chain: from its entry to the finish, when the last step is done."""
+    for number, (_, _, drop) in enumerate(rules.exclude):
+        finished = steps[-1] == rules.steps - 1
+        end = window_end(rules, begin) if drop and not finished else last
         if any(number in e.excludes and begin < e.t < end for e in events):
             return False
     return True
@@ -166,42 +185,127 @@ def distinct_steps(events: list[Event], rules: Rules) -> int:
 
 
 def attempts(events: list[Event], rules: Rules) -> list[tuple[int, int]]:
-    """(entry time, level) of every attempt, one after the other: begin at a step-1 event, take the best chain from it,
-    begin again after the finish, or after the window has run out. For ordered funnels without exclusions."""
+    """(entry time, level) of every attempt, one after the other: begin at an entry, take the best reading from it, and
+    begin again after the finish, the excluding event, the event that broke an adjacent chain, or the window.
+
+    A next attempt at the very instant the one before ended has only events from its own entry on, in key order, and
+    none that the one before used. Exclusions end an attempt when they break every deepest chain there is by then.
+    """
     found: list[tuple[int, int]] = []
-    used: set[int] = set()
-    position, moment, finished = 0, -1, False
+    moment, later, used = -1, True, -1
     while True:
-        start = None
-        for i in range(position, len(events)):
-            t = events[i].t
-            if (
-                0 in events[i].steps
-                and i not in used
-                and (t > moment or (finished and not rules.strict and t == moment))
-            ):
-                start = i
-                break
+        start = next_entry(events, rules, moment, later, used)
         if start is None:
             return found
-        same = finished and events[start].t == moment
-        pool = list(range(start, len(events))) if same else list(range(len(events)))
-        options = [
-            (steps[-1] + 1, -events[chain[-1]].t, [-i for i in (pool[c] for c in chain)], [pool[c] for c in chain])
-            for chain, steps in chains([events[i] for i in pool], rules)
-            if events[pool[chain[0]]].t == events[start].t
+        t = events[start].t
+        pool = [
+            i for i, e in enumerate(events) if i >= start or (i > used and e.t > moment and e.t >= t - rules.tolerance)
         ]
-        level, goal, _, chain = max(options, key=lambda o: (o[0], o[1], o[2]))
-        found.append((events[start].t, level))
-        finished = level == rules.steps
-        if finished:
-            used, moment, position = set(chain), -goal, chain[-1] + 1
+        options: list[tuple[int, int, list[float], list[int], float]] = [(0, 0, [], [], 10**9)]
+        for steps in full_step_lists(rules):
+            over = exclusion_end([events[i] for i in pool], rules, steps, t)
+            options[0] = (0, 0, [], [], min(over, options[0][4]))
+            shown = [i for i in pool if events[i].t <= over]
+            for chain, done in prefix_chains([events[i] for i in shown], rules, steps, t):
+                times = [events[shown[i]].t for i in chain]
+                goal = max(times) if rules.order == "any" else times[-1]
+                keys = [shown[chain[done.index(s)]] if s in done else float("inf") for s in range(rules.steps)]
+                options.append((-done[-1] - 1, goal, keys, [shown[i] for i in chain], over))
+        level, goal, _, chain, over = min(options, key=lambda option: option[:3])
+        level = -level
+        found.append((t, level))
+        used = max(chain, default=-1)
+        if level == rules.steps or (rules.order == "adjacent" and level):
+            moment, later = goal, rules.strict
+        elif over < 10**9 and rules.order != "adjacent":
+            moment, later = int(over), rules.strict
+        elif rules.order == "adjacent":
+            moment, later = t, True
         else:
-            moment = window_last(rules, events[start].t)
-            used, position = set(), start + 1
+            moment, later = window_last(rules, t), True
+
+
+def next_entry(events: list[Event], rules: Rules, moment: int, later: bool, used: int) -> int | None:
+    for i, event in enumerate(events):
+        if i <= used or event.t < moment or (event.t == moment and later):
+            continue
+        if rules.order != "any":
+            if 0 in event.steps:
+                return i
+        elif event.steps:
+            same = event.t == moment
+            rest = [e for n, e in enumerate(events) if e.t > event.t or (e.t == event.t and (not same or n >= i))]
+            if any(0 in e.steps and inside(rules, event.t, e.t, rules.window) for e in rest):
+                return i
+    return None
+
+
+def full_step_lists(rules: Rules) -> list[tuple[int, ...]]:
+    """The plain funnels hidden in one with optional steps, the longest first."""
+    optional = sorted(rules.optional)
+    return [
+        tuple(s for s in range(rules.steps) if s not in rules.optional or s in kept)
+        for count in range(len(optional), -1, -1)
+        for kept in combinations(optional, count)
+    ]
+
+
+def prefix_chains(
+    events: list[Event], rules: Rules, steps: tuple[int, ...], entry: int
+) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    for length in range(1, len(steps) + 1):
+        yield from grow(events, rules, steps[:length], [], entry)
+
+
+def exclusion_end(events: list[Event], rules: Rules, steps: tuple[int, ...], entry: int) -> float:
+    """The instant at which an excluding event ends the attempt begun at *entry*; 10**9 when none does."""
+    end = window_end(rules, entry)
+    instants = sorted({e.t for e in events if e.excludes and entry < e.t < end})
+    if rules.order == "any":
+        for chain, done in prefix_chains(events, rules, steps, entry):
+            finished = done[-1] == rules.steps - 1
+            if finished and not any(entry < x < max(events[i].t for i in chain) for x in instants):
+                return 10**9
+        return instants[0] if instants else 10**9
+    for x in instants:
+        seen = [e for e in events if e.t <= x]
+        unbroken = []
+        for length in range(1, len(steps) + 1):
+            for chain, done in every(seen, steps[:length], []):
+                times = [seen[i].t for i in chain]
+                before = any(broken_at(seen, rules, done, times, y) for y in instants if y < x)
+                if times[0] == entry and not before and follows(seen, rules, done, chain):
+                    unbroken.append((length, done, times))
+        deepest = max(length for length, _, _ in unbroken)
+        if all(broken_at(seen, rules, done, times, x) for length, done, times in unbroken if length == deepest):
+            return x
+    return 10**9
+
+
+def every(events: list[Event], steps: tuple[int, ...], chain: list[int]) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    if len(chain) == len(steps):
+        yield list(chain), steps
+        return
+    for i, event in enumerate(events):
+        if i not in chain and steps[len(chain)] in event.steps:
+            yield from every(events, steps, [*chain, i])
+
+
+def broken_at(events: list[Event], rules: Rules, done: tuple[int, ...], times: list[int], x: int) -> bool:
+    """Does an excluding event at *x* lie in a span that is open there, in the chain *done* at *times*?"""
+    for number, (start, stop, _) in enumerate(rules.exclude):
+        if start not in done or not any(e.t == x and number in e.excludes for e in events):
+            continue
+        later = [times[place] for place, step in enumerate(done) if step >= stop and step > start]
+        if times[done.index(start)] < x and (not later or x < later[0]):
+            return True
+    return False
 
 
 def window_last(rules: Rules, start: int) -> int:
     if rules.window is None:
-        return 10**9
+        bounds = rules.within[1 : rules.steps]
+        if not bounds or None in bounds:
+            return 10**9
+        return start + sum(bound or 0 for bound in bounds) - (1 if rules.exclusive else 0)
     return start + rules.window - (1 if rules.exclusive else 0)

@@ -153,9 +153,7 @@ class Funnel(Strict):
         faults = []
         if self.order == "any":
             if any(item.from_ or item.to for item in self.exclude):
-                faults.append(
-                    "`exclude` from one step to another needs an order; without both it watches the whole chain"
-                )
+                faults.append("`exclude` takes `from` and `to` only with an order; without them it spans the chain")
             if any(step.within for step in self.steps):
                 faults.append("`within` needs an order: it counts since the previous step")
         if self.order != "ordered" and isinstance(self.ties, Tolerance):

@@ -1,4 +1,4 @@
-"""`cdp sync`: tags to WeCom, step by step. Only `apply`, `resume` and `library --apply` write outside."""
+"""`cdp sync`: tags to WeCom, step by step. Only `apply`, `resume` and `pending` write outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cdp.sync.model import WATERFALL
 from pipelines import sync_steps
 from pipelines.sync_steps import Desk, desk
 from warehouse import sync_drift, sync_plan
-from warehouse.sync_page import WORDS
+from warehouse.sync_page import WORDS, step_text
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -86,7 +86,7 @@ def resume(plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> No
 
 
 def _apply(plan_id: str | None, who: str | None, as_json: bool) -> None:
-    with desk(home(), who=who) as open_desk, sync_steps.stop_on_signals() as stop, _bars(as_json) as progress:
+    with desk(home(), who=who) as open_desk, sync_steps.stop_on_signals() as stop, bars(as_json) as progress:
         report = sync_steps.apply(open_desk, plan_id, stop=stop, progress=progress)
     _say(as_json, _plain(asdict(report)), title=report.outcome)
     if report.reason and report.reason.startswith("signal "):
@@ -98,7 +98,7 @@ def _apply(plan_id: str | None, who: str | None, as_json: bool) -> None:
 @app.command()
 def verify(plan_id: PlanId = None, as_json: Json = False) -> None:
     """Read back what a plan wrote. Exit code 4 when something WeCom acknowledged is not there."""
-    with desk(home()) as open_desk, _bars(as_json) as progress:
+    with desk(home()) as open_desk, bars(as_json) as progress:
         report = sync_steps.verify(open_desk, plan_id, progress=progress)
     facts = {**asdict(report), "outcome": report.outcome}
     facts["gaps"] = report.gaps if as_json else [" ".join(gap) for gap in report.gaps[:20]]
@@ -110,7 +110,7 @@ def verify(plan_id: PlanId = None, as_json: Json = False) -> None:
 @app.command()
 def undo(plan_id: PlanId = None, who: Who = None, as_json: Json = False) -> None:
     """Plan the way back from an applied plan, for relations still as we left them. Then approve and apply that plan."""
-    with desk(home(), who=who) as open_desk, _bars(as_json) as progress:
+    with desk(home(), who=who) as open_desk, bars(as_json) as progress:
         undone = sync_steps.undo(open_desk, plan_id, progress=progress)
         page = str(open_desk.home.plans / undone.plan.plan_id / "plan.html")
     _print_plan(undone.plan.summary, page, as_json)
@@ -136,7 +136,7 @@ def drift(
     as_json: Json = False,
 ) -> None:
     """Read employees on the rota and show what others changed, by employee, tag and direction."""
-    with desk(home()) as open_desk, _bars(as_json) as progress:
+    with desk(home()) as open_desk, bars(as_json) as progress:
         report = sync_steps.drift(open_desk, everyone=everyone, progress=progress)
         rows = sync_drift.summary(open_desk.ledger, since=open_desk.now() - timedelta(days=days))
     if as_json:
@@ -282,7 +282,7 @@ def _print_plan(summary: Mapping[str, Any], page: str, as_json: bool, *, only_li
     colour = {"READY": "green", "EMPTY": "green", "HELD": "yellow", "STOPPED": "red"}[summary["verdict"]]
     console.print(f"[bold {colour}]{summary['verdict']}[/] {word[summary['verdict']]}  {summary['plan_id']}")
     for change in summary["library"]:
-        console.print(f"  {change['action']:8} {change['key'] or change['group']} → {change['name']}", highlight=False)
+        console.print(f"  {step_text(change, word)}", highlight=False, markup=False)
     if only_library:
         return
     for gate in summary["gates"]:
@@ -332,7 +332,7 @@ def waterfall_table(tags: Sequence[Mapping[str, Any]], word: Mapping[str, str]) 
 
 
 @contextmanager
-def _bars(quiet: bool) -> Iterator[Any]:
+def bars(quiet: bool) -> Iterator[Any]:
     """A progress bar per phase on the terminal; nothing with --json."""
     if quiet:
         yield None

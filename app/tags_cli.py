@@ -11,7 +11,9 @@ import duckdb
 import typer
 from rich.table import Table
 
+from app import tag_library_cli
 from app.context import brand, config, console, home
+from app.tag_library_cli import show_library
 from cdp.metrics.durations import microseconds
 from cdp.tags.config import TagsConfig
 from warehouse.analytics import explain_tag, health_rows, plan_tags, set_manual_tag
@@ -19,6 +21,8 @@ from warehouse.connection import open_warehouse
 from warehouse.reader import connect
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(tag_library_cli.apply)
+app.command()(tag_library_cli.retire)
 # Tags stand at the start of the brand's day, so even fresh ones are up to a day old.
 _OPEN_DAY = 86_400_000_000
 
@@ -39,8 +43,13 @@ def _tags() -> TagsConfig:
 @app.command()
 def plan(
     changed_only: Annotated[bool, typer.Option("--changed", help="only tags someone enters or leaves")] = False,
+    library: Annotated[bool, typer.Option("--library", help="what changes in WeCom's tag library instead")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output, with --library")] = False,
 ) -> None:
     """Who would enter and leave every tag if config/tags.yaml were published on the present data. Writes nothing."""
+    if library:
+        show_library(as_json=as_json)
+        return
     with _published() as con:
         rows = plan_tags(con, _tags())
     table = _table("tag group", "tag", "now", "entering", "leaving", "after")

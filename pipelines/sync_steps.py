@@ -26,7 +26,7 @@ from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
 from cdp.sync.config import SyncConfig, parse_duration
 from cdp.sync.gates import Evidence
-from cdp.sync.model import Plan
+from cdp.sync.model import LIVE, Plan
 from cdp.sync.pending import empty_state, pending_ops
 from cdp.sync.plan import Inputs
 from cdp.sync.undo import Undone, pending_plan, undo_plan
@@ -229,7 +229,7 @@ def undo(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -
     for _, reads in read_staff(desk.client, sorted({op.userid for op in ops}), done=step):
         found |= {(read.userid, read.external_userid): frozenset(read.tag_ids) for read in reads}
         desk.ledger.save_reads(reads, now=desk.now())
-    ids = {tag.key: tag.tag_id for tag in desk.ledger.register() if tag.state in ("active", "draining")}
+    ids = {tag.key: tag.tag_id for tag in desk.ledger.register() if tag.state in LIVE}
     undone = undo_plan(inputs(desk), row["plan_id"], ops, found, ids)
     sync_plan.store(desk.home, desk.ledger, undone.plan, now=desk.now(), locale=desk.brand.locale)
     return undone
@@ -274,7 +274,23 @@ def _pending_inputs(desk: Desk) -> Inputs:
 def explain(desk: Desk, person: str, tag: str | None = None) -> dict[str, Any]:
     """Why *person* has a tag in WeCom or has it not, from the rule to the last read-back."""
     with open_version(current(desk.home)) as con:
-        return sync_explain.explain(con, desk.ledger, desk.tags, person, tag)
+        facts = sync_explain.explain(con, desk.ledger, desk.tags, person, tag)
+    return facts | {"planned": _planned(desk, facts["one_id"], tag)}
+
+
+def _planned(desk: Desk, one_id: str, tag: str | None) -> list[dict[str, Any]]:
+    """What the newest plan holds for a person, as long as it was not applied."""
+    try:
+        stored = sync_plan.load(desk.home, desk.ledger)
+    except ConfigError:
+        return []
+    rows = stored.ops.filter(pl.col("one_id") == one_id).select("userid", "external_userid", "add", "remove")
+    applied = desk.ledger.run_row(stored.plan_id) is not None
+    return [
+        {"plan_id": stored.plan_id, "verdict": stored.summary["verdict"], **row}
+        for row in rows.iter_rows(named=True)
+        if not applied and (tag is None or tag in row["add"] or tag in row["remove"])
+    ]
 
 
 def adopt(desk: Desk, group_name: str) -> int:

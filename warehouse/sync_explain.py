@@ -35,7 +35,7 @@ def explain(
     sent = set(tags.write_back)
     return {
         "one_id": one_id,
-        "known": bool(con.execute("select 1 from marts.dim_people where one_id = ?", [one_id]).fetchall()),
+        "identity": _identity(con, one_id),
         "wanted": [item for item in wanted if key is None or item == key],
         "rules": {
             group.id: group.model_dump(mode="json", exclude_defaults=True)
@@ -47,6 +47,20 @@ def explain(
         "reads": _reads(ledger, relations, key),
         "held_back": _held_back(ledger, one_id, relations, key),
     }
+
+
+def _identity(con: duckdb.DuckDBPyConnection, one_id: str) -> dict[str, Any]:
+    """What ties the person together: kinds and number of identifiers. The evidence for each link is personal and stays
+    with `cdp identity explain`."""
+    columns = {row[0] for row in con.execute("describe marts.dim_people").fetchall()}
+    wanted = [
+        name for name in ("identifier_types", "identifier_count", "first_seen_at", "last_seen_at") if name in columns
+    ]
+    rows = con.execute(
+        f"select {', '.join(['one_id', *wanted])} from marts.dim_people where one_id = ?", [one_id]
+    ).fetchall()
+    facts = dict(zip(wanted, rows[0][1:], strict=True)) if rows else {}
+    return {"known": bool(rows), **facts, "links": f"cdp identity explain {one_id}"}
 
 
 def _one_id(con: duckdb.DuckDBPyConnection, person: str) -> str:

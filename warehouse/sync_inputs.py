@@ -23,6 +23,8 @@ from cdp.tags.config import TagsConfig
 from warehouse.home import Home
 from warehouse.sync_ledger import SyncLedger
 
+# Higher shows first. Counted down from here, so that one more at the end leaves the others where they are.
+ORDER_TOP = 10_000
 _MODES: dict[str, GroupMode] = {"replace_in_group": "mirror", "add_only": "add_only"}
 
 
@@ -100,12 +102,12 @@ def group_specs(
         declared = list(tags.group(group).declared_values)
         values = declared or _open_values(con, group, register)
         names = config.groups[group].names if group in config.groups else {}
-        ordered = [(value, len(values) - place if declared else 0) for place, value in enumerate(values)]
+        ordered = [(value, ORDER_TOP - place if declared else 0) for place, value in enumerate(values)]
         specs.append(
             GroupSpec(
                 key=group,
                 name=target.group,
-                order=len(sent) - position,
+                order=ORDER_TOP - position,
                 tags=tuple(
                     TagSpec(f"{group}/{value}", group, value, names.get(value, value), order)
                     for value, order in ordered

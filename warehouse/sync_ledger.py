@@ -23,7 +23,7 @@ from cdp.sync.config import parse_duration
 from cdp.sync.ledger import Lease, LeaseHeldError, LeaseLostError, Moved, Op, Read
 from cdp.sync.model import OpState, Plan, RegisteredTag
 from cdp.sync.outcome import Drift
-from warehouse.sync_schema import TABLES, VERSION
+from warehouse.sync_schema import LATER, TABLES, VERSION
 
 LEASE_SECONDS = 60
 _GENESIS = "0" * 64
@@ -50,6 +50,7 @@ class SyncLedger:
         found = int(self._one("select value from meta where key = 'version'")["value"])
         if found > VERSION:
             raise ConfigError(f"{path} was written by a newer version ({found} > {VERSION})", hint="upgrade siyu-cdp")
+        self._upgrade()
 
     def __enter__(self) -> SyncLedger:
         return self
@@ -60,6 +61,16 @@ class SyncLedger:
     def close(self) -> None:
         with self._lock:
             self._con.close()
+
+    def _upgrade(self) -> None:
+        """Add the columns an older ledger lacks."""
+        with self._write() as con:
+            for table, columns in LATER.items():
+                there = {row["name"] for row in con.execute(f"pragma table_info({table})")}
+                for name, kind in columns.items():
+                    if name not in there:
+                        con.execute(f"alter table {table} add column {name} {kind}")
+            con.execute("update meta set value = ? where key = 'version'", (str(VERSION),))
 
     # -- the store -------------------------------------------------------------------------------------------------
 
@@ -151,6 +162,7 @@ class SyncLedger:
                 name=row["name"],
                 group_name=row["group_name"],
                 order=row["ord"],
+                group_order=row["group_ord"],
                 state=row["state"],
                 since=row["since"],
                 synced=bool(row["synced"]),
@@ -162,11 +174,12 @@ class SyncLedger:
         """Insert or replace register rows; their creation intents are settled with them."""
         with self._write() as con:
             con.executemany(
-                "insert or replace into register values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert or replace into register (tag_id, group_id, key, tag_group, value, name, group_name, ord,"
+                " state, since, synced, group_ord) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         *(tag.tag_id, tag.group_id, tag.key, tag.group, tag.value, tag.name, tag.group_name, tag.order),
-                        *(tag.state, tag.since or iso(now), int(tag.synced)),
+                        *(tag.state, tag.since or iso(now), int(tag.synced), tag.group_order),
                     )
                     for tag in tags
                 ],
@@ -407,9 +420,12 @@ class SyncLedger:
         return {row["state"]: row["n"] for row in rows}
 
     def call_ms(self) -> float | None:
-        """Mean milliseconds of a call in the last finished run, for the forecast; None before the first."""
-        row = self._one("select progress from runs where progress is not null order by run_id desc limit 1")
-        return json.loads(row["progress"]).get("p50_ms") if row else None
+        """Mean milliseconds of a call in the last run of at least 20 calls, for the forecast; None before the first."""
+        row = self._one(
+            "select json_extract(progress, '$.mean_ms') as mean_ms from runs"
+            " where json_extract(progress, '$.calls') >= 20 order by run_id desc limit 1"
+        )
+        return row["mean_ms"] if row else None
 
     def note_code(self, run_id: int, path: str, code: int, kind: str, *, now: datetime) -> None:
         """Count a return code other than 0."""

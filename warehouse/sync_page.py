@@ -57,6 +57,21 @@ WORDS: dict[str, dict[str, str]] = {
         "over_budget": "超出预算",
         "planned": "本次变更",
         "unchanged": "无变化",
+        "create": "新建",
+        "revive": "恢复",
+        "rename": "改名",
+        "reorder": "调整排序",
+        "drain": "摘除",
+        "empty": "已无人持有",
+        "delete": "删除",
+        "adopt": "接管",
+        "still on": "仍有",
+        "deleted from": "可删除日期",
+        "not in WeCom": "企业微信中已不存在",
+        "nothing": "暂无可做",
+        "dry": "（未执行，加 --yes 执行）",
+        "store": "门店",
+        "staff": "员工",
     },
     "en": {
         "title": "WeCom tag sync plan",
@@ -104,6 +119,21 @@ WORDS: dict[str, dict[str, str]] = {
         "over_budget": "over budget",
         "planned": "planned",
         "unchanged": "unchanged",
+        "create": "create",
+        "revive": "keep",
+        "rename": "rename",
+        "reorder": "reorder",
+        "drain": "take off everybody",
+        "empty": "nobody has it",
+        "delete": "delete",
+        "adopt": "adopt",
+        "still on": "still on",
+        "deleted from": "may be deleted from",
+        "not in WeCom": "no longer in WeCom",
+        "nothing": "nothing to do yet",
+        "dry": " (not done; --yes does it)",
+        "store": "stores",
+        "staff": "employees",
     },
 }
 
@@ -114,5 +144,16 @@ def render(summary: Mapping[str, Any], *, locale: str = "zh") -> str:
     """The page of a plan's summary, in Chinese or English; every value is escaped."""
     environment = Environment(autoescape=True, trim_blocks=True)
     steps = [step for step in WATERFALL if any(tag[step] for tag in summary["tags"])]
+    environment.filters["step"] = lambda change: step_text(change, WORDS[locale])
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(s=summary, w=WORDS[locale], locale=locale, steps=steps)
+
+
+def step_text(change: Mapping[str, Any], word: Mapping[str, str]) -> str:
+    """One step on the tag library in a line."""
+    text = f"{word[change['action']]} {change['key'] or change['group']} → {change['name']}"
+    if change["holders"]:
+        text += f"  {word['still on']} {change['holders']} {word['relations']}"
+    if change["deleted_from"]:
+        text += f"  {word['deleted from']} {change['deleted_from']}"
+    return text

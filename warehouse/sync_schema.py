@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 create table if not exists meta (key text primary key, value text not null);
@@ -11,7 +11,7 @@ create table if not exists meta (key text primary key, value text not null);
 create table if not exists register (
     tag_id text primary key, group_id text not null, key text not null, tag_group text not null, value text not null,
     name text not null, group_name text not null, ord integer not null, state text not null, since text not null,
-    synced integer not null default 0
+    synced integer not null default 0, group_ord integer
 );
 -- one row per tag about to be created, written before the call, so that a crash leaves no tag of ours unknown
 create table if not exists intents (
@@ -108,3 +108,6 @@ begin select raise(abort, 'the audit log only grows'); end;
 create trigger if not exists audit_no_delete before delete on audit
 begin select raise(abort, 'the audit log only grows'); end;
 """
+
+# table -> columns that came after version 1, for ledgers made before
+LATER: dict[str, dict[str, str]] = {"register": {"group_ord": "integer"}}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from cdp.sync.config import Consent
-from cdp.sync.model import OPS_SCHEMA, WATERFALL, GroupSpec, RegisteredTag
+from cdp.sync.model import LIVE, OPS_SCHEMA, WATERFALL, GroupSpec, RegisteredTag
 
 TAG_SPAN = 1 << 20
 FATE = {name: number for number, name in enumerate(WATERFALL)}
@@ -107,7 +107,7 @@ def compute_changes(
 def _tag_index(groups: Sequence[GroupSpec], register: Sequence[RegisteredTag]) -> pl.DataFrame:
     """One row per managed tag: number, key, id (null until created), mode, fan-out and cap of its group. Tags that are
     registered and no longer wanted come last and are only removed."""
-    ids = {tag.key: tag for tag in register if tag.state in ("active", "draining")}
+    ids = {tag.key: tag for tag in register if tag.state in LIVE}
     rows: list[tuple[object, ...]] = [
         (
             tag.key,

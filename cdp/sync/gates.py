@@ -53,9 +53,13 @@ def _freshness(stream: str, promise: str, loaded: datetime | None, verdict: Verd
     return [Gate("freshness", stream, verdict, age, limit, f"输入过期：{text}", f"stale input {text}")]
 
 
-def ownership_gates(register: Sequence[RegisteredTag], remote: Remote) -> list[Gate]:
-    """A registered tag that WeCom no longer shows as ours stops the plan."""
-    faults = ownership_faults(register, remote)
+def ownership_gates(
+    register: Sequence[RegisteredTag], remote: Remote, groups: Sequence[GroupSpec] | None = None
+) -> list[Gate]:
+    """A registered tag that WeCom no longer shows as ours stops the plan. *groups*: what we want; None for plans that
+    stand on the register alone."""
+    wanted = None if groups is None else {tag.key: tag.name for group in groups for tag in group.tags}
+    faults = ownership_faults(register, remote, wanted)
     if not faults:
         return [Gate("ownership", "", "pass", 0, 0, "标签库与登记一致", "the library is as registered")]
     return [Gate("ownership", key, "stop", 1, 0, f"{key}：{zh}", f"{key}: {en}") for key, zh, en in faults]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import get_args
 
 from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.sync.config import Library, parse_duration
-from cdp.sync.model import GroupSpec, LibraryChange, RegisteredTag, Remote, RemoteTag
+from cdp.sync.model import LIVE, GroupSpec, LibraryAction, LibraryChange, RegisteredTag, Remote, RemoteTag
 
 
 def lint(groups: Sequence[GroupSpec], limits: Library, *, foreign_tags: int = 0) -> list[str]:
@@ -63,12 +65,13 @@ def diff(
     now: datetime,
     holders: dict[str, int] | None = None,
 ) -> tuple[LibraryChange, ...]:
-    """Steps that bring WeCom's library to *groups*: create, rename, reorder, drain, delete; in that order.
+    """Steps that bring WeCom's library to *groups*: create, rename, reorder, drain, empty, delete; in that order.
 
-    A tag no longer wanted is first drained (its holders lose it by ops); once drained, with no *holders* (tag_id ->
-    relations, anyone's) and the wait over, it is deleted. Renames and reorders keep the id.
+    A tag no longer wanted is first drained (its holders lose it by ops). Once it is read to have no *holders* (tag_id
+    -> relations, anyone's) it counts as empty, and when it has been so for the wait, it is deleted. Renames and
+    reorders keep the id.
     """
-    by_key = {tag.key: tag for tag in register if tag.state in ("active", "draining", "broken")}
+    by_key = {tag.key: tag for tag in register if tag.state in (*LIVE, "broken")}
     on_remote = {tag.tag_id: tag for tag in remote.tags}
     wanted = {tag.key: (group, tag) for group in groups for tag in group.tags}
     changes: list[LibraryChange] = []
@@ -76,24 +79,29 @@ def diff(
         mine = by_key.get(key)
         if mine is None:
             changes.append(LibraryChange("create", group.key, key, tag.name, order=tag.order, detail=group.name))
-        elif mine.tag_id in on_remote:
+            continue
+        if mine.state in ("draining", "empty"):
+            changes.append(LibraryChange("revive", group.key, key, tag.name, mine.tag_id))
+        if mine.tag_id in on_remote:
             changes += _edits(group, tag.key, tag.name, tag.order, mine, on_remote[mine.tag_id])
     changes += _group_edits(groups, by_key, on_remote)
     for key, mine in by_key.items():
-        if key not in wanted and mine.state != "broken":
-            changes += _retire(mine, limits, now, (holders or {}).get(mine.tag_id, 0))
-    rank = {"create": 0, "rename": 1, "reorder": 2, "drain": 3, "delete": 4, "adopt": 5}
+        if key not in wanted:
+            there = mine.tag_id in on_remote
+            changes += _retire(mine, limits, now, (holders or {}).get(mine.tag_id, 0) if there else None)
+    order = get_args(LibraryAction)
     return tuple(
-        sorted(changes, key=lambda change: (rank[change.action], change.group, -change.order, change.key or ""))
+        sorted(changes, key=lambda change: (order.index(change.action), change.group, -change.order, change.key or ""))
     )
 
 
 def _edits(
     group: GroupSpec, key: str, name: str, order: int, mine: RegisteredTag, there: RemoteTag
 ) -> list[LibraryChange]:
-    """A new name is ours to give only where WeCom still shows the one we registered; else the ownership gate speaks."""
+    """A new name is ours to give where WeCom still shows the one we registered, or shows the new one already; else the
+    ownership gate speaks."""
     changes = []
-    if name != mine.name and there.name == mine.name:
+    if name != mine.name and there.name in (mine.name, name):
         changes.append(LibraryChange("rename", group.key, key, name, mine.tag_id, detail=mine.name))
     if order != mine.order:
         changes.append(LibraryChange("reorder", group.key, key, name, mine.tag_id, order=order))
@@ -106,34 +114,51 @@ def _group_edits(
     changes = []
     for group in groups:
         mine = next((by_key[tag.key] for tag in group.tags if tag.key in by_key), None)
-        if mine and mine.group_name != group.name and mine.tag_id in on_remote:
+        if mine is None or mine.tag_id not in on_remote:
+            continue
+        if mine.group_name != group.name:
             changes.append(LibraryChange("rename", group.key, None, group.name, mine.group_id, detail=mine.group_name))
+        if mine.group_order != group.order:
+            changes.append(LibraryChange("reorder", group.key, None, group.name, mine.group_id, order=group.order))
     return changes
 
 
-def _retire(mine: RegisteredTag, limits: Library, now: datetime, holders: int) -> list[LibraryChange]:
-    if mine.state == "active":
-        return [LibraryChange("drain", mine.group, mine.key, mine.name, mine.tag_id)]
-    waited = now - datetime.fromisoformat(mine.since) >= parse_duration(limits.retire_wait)
-    if holders == 0 and waited:
-        return [LibraryChange("delete", mine.group, mine.key, mine.name, mine.tag_id)]
-    detail = f"still on {holders} relations" if holders else f"empty; deleted {limits.retire_wait} after draining began"
-    return [LibraryChange("drain", mine.group, mine.key, mine.name, mine.tag_id, detail=detail)]
+def _retire(mine: RegisteredTag, limits: Library, now: datetime, holders: int | None) -> list[LibraryChange]:
+    """The next step of a tag on its way out; *holders* is None when WeCom has it no more."""
+    step = LibraryChange("drain", mine.group, mine.key, mine.name, mine.tag_id)
+    if holders is None:
+        return [replace(step, action="delete")]
+    if mine.state in ("active", "broken") or (mine.state == "empty" and holders):
+        return [step]
+    if holders:
+        return [replace(step, holders=holders)]
+    if mine.state == "draining":
+        return [replace(step, action="empty")]
+    ends = datetime.fromisoformat(mine.since) + parse_duration(limits.retire_wait)
+    return [replace(step, action="delete") if now >= ends else replace(step, action="empty", deleted_from=f"{ends:%F}")]
 
 
-def ownership_faults(register: Sequence[RegisteredTag], remote: Remote) -> list[tuple[str, str, str]]:
+def ownership_faults(
+    register: Sequence[RegisteredTag], remote: Remote, wanted: Mapping[str, str] | None = None
+) -> list[tuple[str, str, str]]:
     """Registered tags that WeCom no longer shows as we left them: (key, zh, en) each. A missing tag was deleted by
-    somebody; a tag of another name, or in another group, was renamed or moved by somebody."""
+    somebody; a tag of another name, or in another group, was renamed or moved by somebody. *wanted*: key -> name of the
+    tags we want from now on (all, when None): one not wanted may be missing, and a name we want is no fault."""
     on_remote = {tag.tag_id: tag for tag in remote.tags}
     faults = []
     for tag in register:
-        if tag.state not in ("active", "draining"):
+        if tag.state not in (*LIVE, "broken"):
             continue
         there = on_remote.get(tag.tag_id)
         if there is None:
-            faults.append((tag.key, "标签已在企业微信中被删除", "the tag has been deleted in WeCom"))
-        elif there.name != tag.name:
-            faults.append((tag.key, f"标签被改名为「{there.name}」", f"the tag has been renamed to `{there.name}`"))
+            if wanted is None or tag.key in wanted:
+                zh = f"标签已在企业微信中被删除；确认后用 cdp tags retire {tag.key}，下次计划会重建"
+                en = f"the tag has been deleted in WeCom: `cdp tags retire {tag.key}`, and the next plan makes it anew"
+                faults.append((tag.key, zh, en))
+        elif there.name not in (tag.name, (wanted or {}).get(tag.key)):
+            zh = f"标签被改名为「{there.name}」；请改回，或在 sync.yaml 的 names 中采用"
+            en = f"the tag has been renamed to `{there.name}`: rename it back, or take the name in sync.yaml (names)"
+            faults.append((tag.key, zh, en))
         elif there.group_id != tag.group_id:
             faults.append((tag.key, "标签被移到其他标签组", "the tag has been moved to another group"))
     return faults

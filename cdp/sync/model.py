@@ -12,7 +12,8 @@ from cdp.sync.config import DriftPolicy, FanOut, GateLimits, GroupMode
 
 Verdict = Literal["pass", "hold", "stop"]
 PlanVerdict = Literal["READY", "HELD", "STOPPED", "EMPTY"]
-RegisterState = Literal["active", "draining", "retired", "broken"]
+RegisterState = Literal["active", "draining", "empty", "retired", "broken"]
+LIVE: tuple[RegisterState, ...] = ("active", "draining", "empty")  # in WeCom's library, as far as we know
 OpState = Literal[
     "planned", "sending", "acked", "verified", "gap", "gone", "failed", "unknown", "human_changed", "held"
 ]
@@ -57,6 +58,7 @@ class RegisteredTag:
     name: str
     group_name: str
     order: int
+    group_order: int | None = None  # as we last gave it; None when that is not known
     state: RegisterState = "active"
     since: str = ""  # ISO instant of the present state
     synced: bool = False  # some plan with this tag has been applied
@@ -82,17 +84,29 @@ class Remote:
     staff: frozenset[str]
 
 
+# In the order they are carried out.
+LibraryAction = Literal["create", "revive", "rename", "reorder", "drain", "empty", "delete", "adopt"]
+
+
 @dataclass(frozen=True)
 class LibraryChange:
-    """One step on the tag library. *action* order: create, rename, reorder, drain, delete, adopt."""
+    """One step on the tag library; without a *key* on a whole group. `drain` takes a tag off everybody, `empty` notes
+    that nobody has it any more, `delete` ends it, `revive` keeps one that was on its way out."""
 
-    action: Literal["create", "rename", "reorder", "drain", "delete", "adopt"]
+    action: LibraryAction
     group: str
     key: str | None
     name: str
     tag_id: str | None = None
     order: int = 0
-    detail: str = ""
+    detail: str = ""  # create: the group's name; rename: the old name
+    holders: int = 0  # relations that still have a tag on its way out
+    deleted_from: str = ""  # UTC day from which an empty tag may be deleted
+
+    @property
+    def acts(self) -> bool:
+        """Whether it does something; a drain or an emptiness that waits only tells where it stands."""
+        return not (self.holders or self.deleted_from)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import polars as pl
 from cdp.errors import FatalError
 from cdp.sync.changes import Changes, State, compute_changes
 from cdp.sync.config import SyncConfig, parse_duration
-from cdp.sync.forecast import forecast
+from cdp.sync.forecast import calls_to_read, forecast, sampled
 from cdp.sync.gates import Evidence, data_gates, name_gates, ownership_gates, plan_gates, tag_gates, verdict
 from cdp.sync.library import diff, lint
-from cdp.sync.model import WATERFALL, Forecast, Gate, GroupSpec, LibraryChange, Plan, RegisteredTag, Remote
+from cdp.sync.model import LIVE, WATERFALL, Forecast, Gate, GroupSpec, LibraryChange, Plan, RegisteredTag, Remote
 
 SAMPLE = 10
 _NOT_HASHED = ("plan_id", "plan_hash")
@@ -49,20 +49,9 @@ def build_plan(inputs: Inputs) -> Plan:
     """The plan for *inputs*: same inputs, same bytes. Raises `ConfigError` when the library cannot be built at all
     (names, budget). Never raises for data: those are gates."""
     config = inputs.config
-    own = {tag.tag_id for tag in inputs.register}
-    warnings = lint(
-        inputs.groups, config.library, foreign_tags=sum(tag.tag_id not in own for tag in inputs.remote.tags)
-    )
+    library, library_gates, warnings = library_part(inputs)
     changes = compute_changes(
         inputs.groups, inputs.register, inputs.state, consent=config.consent, max_ops=config.limits.max_ops
-    )
-    library = diff(
-        inputs.groups,
-        inputs.register,
-        inputs.remote,
-        config.library,
-        now=inputs.now,
-        holders=tag_holders(inputs.state.relations, own),
     )
     canary = inputs.canary if inputs.canary is not None else config.canary
     changes = replace(changes, ops=with_canary(changes.ops, canary))
@@ -70,12 +59,31 @@ def build_plan(inputs: Inputs) -> Plan:
     cost = _forecast(inputs, changes, library)
     gates = (
         *data_gates(config, inputs.evidence, now=inputs.now),
-        *ownership_gates(inputs.register, inputs.remote),
-        *name_gates(library, inputs.register, inputs.remote, inputs.intended_groups),
+        *library_gates,
         *tag_gates(inputs.groups, inputs.register, changes.tags, inputs.evidence.sizes or {}, canary=bool(canary)),
         *plan_gates(config, changes.tags, units, cost),
     )
     return assemble(inputs, changes, library, gates, cost, units, warnings=warnings)
+
+
+def library_part(inputs: Inputs) -> tuple[tuple[LibraryChange, ...], list[Gate], list[str]]:
+    """Steps on the tag library, the gates that concern it, and warnings. Raises `ConfigError` as `build_plan` does."""
+    own = {tag.tag_id for tag in inputs.register}
+    foreign = sum(tag.tag_id not in own for tag in inputs.remote.tags)
+    warnings = lint(inputs.groups, inputs.config.library, foreign_tags=foreign)
+    library = diff(
+        inputs.groups,
+        inputs.register,
+        inputs.remote,
+        inputs.config.library,
+        now=inputs.now,
+        holders=tag_holders(inputs.state.relations, own),
+    )
+    gates = [
+        *ownership_gates(inputs.register, inputs.remote, inputs.groups),
+        *name_gates(library, inputs.register, inputs.remote, inputs.intended_groups),
+    ]
+    return library, gates, warnings
 
 
 def tag_holders(relations: pl.DataFrame, tag_ids: set[str]) -> dict[str, int]:
@@ -125,7 +133,7 @@ def unit_table(ops: pl.DataFrame) -> pl.DataFrame:
 
 def ops_tag_table(ops: pl.DataFrame, register: Sequence[RegisteredTag], holders: Mapping[str, int]) -> pl.DataFrame:
     """The table of tags of a plan that has ops but no segments (undo, pending). *holders*: tag id -> relations now."""
-    ids = {tag.key: tag for tag in register if tag.state in ("active", "draining")}
+    ids = {tag.key: tag for tag in register if tag.state in LIVE}
     counts: dict[str, list[int]] = {}
     for place, side in enumerate(("add", "remove")):
         listed = ops.select(pl.col(side).explode(empty_as_null=True)).drop_nulls()
@@ -143,18 +151,25 @@ def ops_tag_table(ops: pl.DataFrame, register: Sequence[RegisteredTag], holders:
 
 
 def _forecast(inputs: Inputs, changes: Changes, library: Sequence[LibraryChange]) -> Forecast:
-    staff = changes.ops["userid"].unique()
-    touched = inputs.state.relations.filter(pl.col("userid").is_in(staff.implode())).height if staff.len() else 0
+    touched = set(changes.ops["userid"].unique())
+    others = sorted(inputs.remote.staff - touched)
+    read = touched | set(sampled(others, inputs.config.verify.sample_untouched)) if touched else set()
+    counts = inputs.state.relations.filter(pl.col("userid").is_in(sorted(read))).group_by("userid").len()
     return forecast(
         inputs.config.limits,
         ops=changes.ops.height,
-        touched_staff=staff.len(),
-        touched_relations=touched,
-        library_calls=len({(change.action, change.group) for change in library if change.action != "drain"}),
+        read_calls=calls_to_read(dict.fromkeys(read, 0) | dict(counts.iter_rows())),
+        library_calls=_library_calls(library),
         call_ms=inputs.call_ms or inputs.config.limits.assumed_call_ms,
         now=inputs.now,
         timezone=inputs.timezone,
     )
+
+
+def _library_calls(library: Sequence[LibraryChange]) -> int:
+    """A look at the library and a creation per group; one call per rename, reorder and deletion."""
+    groups = {change.group for change in library if change.action == "create"}
+    return 2 * len(groups) + sum(change.action in ("rename", "reorder", "delete") for change in library)
 
 
 def assemble(
@@ -172,11 +187,10 @@ def assemble(
     """Put the parts together, name the verdict and hash the whole."""
     ops = changes.ops
     ordered = sorted(gates, key=lambda gate: (gate.gate, gate.subject))
-    acting = [change for change in library if change.action != "drain" or not change.detail]
     summary: dict[str, Any] = {
         "kind": kind,
         "undoes": undoes,
-        "verdict": verdict(ordered, anything=bool(ops.height or acting)),
+        "verdict": verdict(ordered, anything=bool(ops.height or any(change.acts for change in library))),
         "planned_at": _iso(inputs.now),
         "expires_at": _iso(inputs.now + parse_duration(inputs.config.approval.expires)),
         "author": inputs.author,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-from cdp.sync.forecast import forecast
+from cdp.sync.forecast import calls_to_read, forecast
 from cdp.sync.gates import ownership_gates, plan_gates
 from cdp.sync.ledger import Op
 from cdp.sync.model import OPS_SCHEMA, Plan
@@ -46,13 +47,15 @@ def undo_plan(
     for held_tags in found.values():
         for tag in held_tags:
             holders[tag] = holders.get(tag, 0) + 1
-    plan = _ops_plan(inputs, frame, holders, relations=len(found), kind="undo", undoes=run_of)
+    plan = _ops_plan(
+        inputs, frame, holders, relations=Counter(userid for userid, _ in found), kind="undo", undoes=run_of
+    )
     return Undone(plan, left, gone)
 
 
 def pending_plan(inputs: Inputs, ops: pl.DataFrame) -> Plan:
     """The plan that puts waiting tags on new relations (`OPS_SCHEMA`)."""
-    return _ops_plan(inputs, ops, {}, relations=ops.height, kind="pending")
+    return _ops_plan(inputs, ops, {}, relations=dict(ops.group_by("userid").len().iter_rows()), kind="pending")
 
 
 def _ops_plan(
@@ -60,17 +63,17 @@ def _ops_plan(
     ops: pl.DataFrame,
     holders: Mapping[str, int],
     *,
-    relations: int,
+    relations: Mapping[str, int],
     kind: str,
     undoes: str | None = None,
 ) -> Plan:
-    """A plan of *ops* with the gates that need no segments. *relations*: how many a verification would read."""
+    """A plan of *ops* with the gates that need no segments. *relations*: employee -> how many a
+    verification would read."""
     tags, units = ops_tag_table(ops, inputs.register, holders), unit_table(ops)
     cost = forecast(
         inputs.config.limits,
         ops=ops.height,
-        touched_staff=ops["userid"].n_unique(),
-        touched_relations=relations,
+        read_calls=calls_to_read(relations),
         library_calls=0,
         call_ms=inputs.call_ms or inputs.config.limits.assumed_call_ms,
         now=inputs.now,

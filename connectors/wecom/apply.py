@@ -1,8 +1,9 @@
 """Sending a plan's ops: each is on disk as `sending` before its call and as done after it.
 
-At most *concurrency* calls are in flight, never two for one customer. A worker's next call waits until its last answer
-is on disk, so a crash leaves at most *concurrency* ops whose outcome is not known; those are read back before
-anything is sent again.
+At most *concurrency* calls are in flight, never two for one customer. There are twice as many workers: while one half
+waits for WeCom, the other half has its ops on disk as `sending` and takes over without a pause. A worker's next call
+waits until its last answer is on disk, so a crash leaves at most two ops per call in flight whose outcome is not known;
+those are read back before anything is sent again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -31,7 +33,8 @@ Stop = Callable[[], str | None]
 
 @dataclass
 class SendReport:
-    """What one call of `send` did. *stopped*: why it ended early, or None. *p50_ms*, *p95_ms*: of the calls."""
+    """What one call of `send` did. *stopped*: why it ended early, or None. *mean_ms*, *p50_ms*, *p95_ms*: of
+    the last 2,000 calls."""
 
     sent: int = 0
     calls: int = 0
@@ -40,6 +43,7 @@ class SendReport:
     failed: int = 0
     stopped: str | None = None
     seconds: float = 0.0
+    mean_ms: float = 0.0
     p50_ms: float = 0.0
     p95_ms: float = 0.0
     codes: dict[int, int] = field(default_factory=dict)
@@ -76,9 +80,9 @@ class Sender:
         limits = config.limits
         self._pacer = Pacer(limits.calls_per_second, clock=clock, sleep=sleep, burst=limits.concurrency)
         self._budget = HourBudget(int(limits.hourly_calls * (1 - limits.reserve)), clock=clock)
-        self._queue = Queue(limits.concurrency)
+        self._queue, self._slots = Queue(), Slots(limits.concurrency)
         self._breaker = Breaker(config)
-        self._ids = {tag.key: tag for tag in ledger.register()}
+        self._ids = {tag.key: tag for tag in ledger.register() if tag.state != "retired"}
         self._barred = ledger.barred()
         self._report = SendReport()
         self._times: deque[float] = deque(maxlen=2000)
@@ -97,7 +101,8 @@ class Sender:
         self._done = self._total - sum(counts.get(state, 0) for state in ("planned", "sending", "unknown"))
         self._recover(phase)
         self._queue.fill(self._ledger.ops(self._run, states=("planned", "unknown"), phase=phase))
-        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self._config.limits.concurrency)]
+        count = min(2 * self._config.limits.concurrency, max(self._total - self._done, 1))
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -139,18 +144,13 @@ class Sender:
 
     def _one(self, op: Op, answered: Moved | None) -> Moved | None:
         """Send one op. Returns its answer, which is written together with the next op's `sending`."""
-        halt = self._halt or self._stop()
-        if halt:
-            self._halt = halt
-            self._queue.close()
+        if self._halted():
             return answered
         delay = max(self._pacer.reserve(), self._budget.reserve())
         if delay > 0.01 and answered is not None:
             self._ledger.move(self._run, self._lease, [answered], now=self._now())
             answered = None
         if not self._rest(delay):
-            self._halt = self._halt or self._stop() or "stopped"
-            self._queue.close()
             return answered
         if op.one_id in self._barred:
             refused = Moved(op.seq, "failed", None, "the person may not be tagged")
@@ -168,17 +168,25 @@ class Sender:
         """Sleep, but no longer than a second past a stop; False when there is one."""
         until = self._clock() + seconds
         while (left := until - self._clock()) > 0:
-            if left > 1.0 and (self._halt or self._stop()):
+            if left > 1.0 and self._halted():
                 return False
             self._sleep(min(left, 1.0))
         return True
+
+    def _halted(self) -> bool:
+        """Whether nothing more may be sent: asked before every call."""
+        if self._halt is None and (reason := self._stop()):
+            self._halt = reason
+        if self._halt is not None:
+            self._queue.close()
+        return self._halt is not None
 
     def _owned(self, keys: tuple[str, ...]) -> list[str]:
         """Tag ids of *keys*, every one of them in our register. Raises `OwnershipError` otherwise."""
         ids = []
         for key in keys:
             tag = self._ids.get(key)
-            if tag is None or tag.state == "retired":
+            if tag is None:
                 raise OwnershipError(key)
             if tag.state != "broken":
                 ids.append(tag.tag_id)
@@ -190,17 +198,20 @@ class Sender:
         tries, slow, waits = 0, 0, 0
         doubtful = op.state == "unknown" or op.attempt > 0
         while True:
-            if doubtful and self._arrived(op, add, remove):
-                return Moved(op.seq, "acked", None, "found by reading back")
-            doubtful = False
             try:
-                self._call(op, add, remove)
+                with self._slots.one():
+                    if self._halted():
+                        return Moved(op.seq, "unknown" if doubtful else "planned", None, "stopped")
+                    if doubtful and self._arrived(op, add, remove):
+                        return Moved(op.seq, "acked", None, "found by reading back")
+                    doubtful = False
+                    self._call(op, add, remove)
                 return Moved(op.seq, "acked", 0)
             except WeComError as error:
                 self._note(error)
                 kind = error.kind
                 if kind == "SLOW":
-                    self._queue.narrow()
+                    self._slots.narrow()
                     self._pacer.slow_down()
                     slow += 1
                     if slow <= 20:
@@ -258,7 +269,7 @@ class Sender:
                 self._report.calls += 1
         self._times.append(self._clock() - began)
         self._pacer.good()
-        self._queue.widen()
+        self._slots.widen()
 
     def _arrived(self, op: Op, add: list[str], remove: list[str]) -> bool:
         """Whether the relation already is as the op wants it. A relation that cannot be read is not known to be."""
@@ -317,12 +328,15 @@ class Sender:
         if not due:
             return
         if times:
+            self._report.mean_ms = round(statistics.fmean(times) * 1000, 2)
             self._report.p50_ms = round(statistics.median(times) * 1000, 2)
             self._report.p95_ms = round(times[int(len(times) * 0.95)] * 1000, 2)
         state = {
             "run_id": self._run,
             "done": done,
             "total": total,
+            "calls": self._report.calls,
+            "mean_ms": self._report.mean_ms,
             "p50_ms": self._report.p50_ms,
             "p95_ms": self._report.p95_ms,
             "per_second": round(self._pacer.per_second, 2),
@@ -335,16 +349,52 @@ def _broken(tag: RegisteredTag) -> RegisteredTag:
     return replace(tag, state="broken", since="")
 
 
-class Queue:
-    """Ops waiting to be sent; gives out none whose customer has a call in flight, and at most *width* at a time."""
+class Slots:
+    """Calls that may be in flight at once: *width* of them, fewer after a refusal for it."""
 
     def __init__(self, width: int) -> None:
         self._full = self._width = width
+        self._taken = self._good = 0
+        self._turn = threading.Condition()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold one slot; waits for a free one."""
+        with self._turn:
+            while self._taken >= self._width:
+                self._turn.wait()
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._taken -= 1
+                self._turn.notify()
+
+    def narrow(self) -> None:
+        """One call fewer at a time, down to one."""
+        with self._turn:
+            self._good = 0
+            self._width = max(1, self._width - 1)
+
+    def widen(self) -> None:
+        """After two hundred good calls, one more at a time."""
+        with self._turn:
+            self._good += 1
+            if self._good >= 200 and self._width < self._full:
+                self._good = 0
+                self._width += 1
+                self._turn.notify()
+
+
+class Queue:
+    """Ops waiting to be sent; gives out none whose customer has an op in hand."""
+
+    def __init__(self) -> None:
         self._waiting: deque[Op] = deque()
         self._source: Iterator[Op] = iter(())
         self._busy: set[str] = set()
         self._behind: dict[str, deque[Op]] = {}
-        self._good = 0
         self._closed = False
         self._turn = threading.Condition()
 
@@ -356,13 +406,12 @@ class Queue:
         """The next op, once it may go; None when there is none left or the queue was closed."""
         with self._turn:
             while not self._closed:
-                if len(self._busy) < self._width:
-                    op = self._next()
-                    if op is not None:
-                        self._busy.add(op.external_userid)
-                        return op
-                    if not self._busy:
-                        return None
+                op = self._next()
+                if op is not None:
+                    self._busy.add(op.external_userid)
+                    return op
+                if not self._busy:
+                    return None
                 self._turn.wait()
             return None
 
@@ -385,21 +434,6 @@ class Queue:
             elif behind is not None:
                 del self._behind[op.external_userid]
             self._turn.notify_all()
-
-    def narrow(self) -> None:
-        """One call fewer at a time, down to one."""
-        with self._turn:
-            self._good = 0
-            self._width = max(1, self._width - 1)
-
-    def widen(self) -> None:
-        """After two hundred good calls, one more at a time."""
-        with self._turn:
-            self._good += 1
-            if self._good >= 200 and self._width < self._full:
-                self._good = 0
-                self._width += 1
-                self._turn.notify_all()
 
     def close(self) -> None:
         """Hand out nothing more."""

@@ -10,11 +10,12 @@ from typing import Any
 from cdp.errors import FatalError
 from cdp.sync.ledger import Ledger
 from cdp.sync.library import adoption
-from cdp.sync.model import GroupSpec, LibraryChange, RegisteredTag, Remote, RemoteTag
+from cdp.sync.model import GroupSpec, LibraryChange, RegisteredTag, RegisterState, Remote, RemoteTag
 from connectors.wecom.client import WeComClient
 from connectors.wecom.replies import WeComError
 
 TAGS_PER_CALL = 50
+_ON_THE_WAY: dict[str, RegisterState] = {"revive": "active", "drain": "draining", "empty": "empty"}
 
 
 def read_remote(client: WeComClient) -> Remote:
@@ -114,6 +115,7 @@ def registered(change: LibraryChange, there: RemoteTag) -> RegisteredTag:
         name=there.name,
         group_name=there.group_name,
         order=change.order,
+        group_order=there.group_order,
     )
 
 
@@ -129,7 +131,11 @@ def _change(
         client.edit_tag(str(change.tag_id), name=change.name)
         same = [tag for tag in register.values() if tag.group_id == change.tag_id]
         ledger.save_registered([replace(tag, group_name=change.name) for tag in same], now=now())
-    elif mine is None:
+    elif change.action == "reorder" and change.key is None:
+        client.edit_tag(str(change.tag_id), order=change.order)
+        same = [tag for tag in register.values() if tag.group_id == change.tag_id]
+        ledger.save_registered([replace(tag, group_order=change.order) for tag in same], now=now())
+    elif mine is None or not change.acts:
         return
     elif change.action == "rename":
         client.edit_tag(mine.tag_id, name=change.name)
@@ -137,8 +143,8 @@ def _change(
     elif change.action == "reorder":
         client.edit_tag(mine.tag_id, order=change.order)
         ledger.save_registered([replace(mine, order=change.order)], now=now())
-    elif change.action == "drain" and mine.state == "active":
-        ledger.save_registered([replace(mine, state="draining", since="")], now=now())
+    elif change.action in _ON_THE_WAY:
+        ledger.save_registered([replace(mine, state=_ON_THE_WAY[change.action], since="")], now=now())
     elif change.action == "delete":
         _delete(client, mine)
         ledger.save_registered([replace(mine, state="retired", since="")], now=now())

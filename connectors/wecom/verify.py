@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from cdp.sync.forecast import AGREEMENT_SAMPLE, sampled
 from cdp.sync.ledger import Ledger, Moved, Op, Read
+from cdp.sync.model import LIVE
 from cdp.sync.outcome import judge, reads_of
 from connectors.wecom.client import BATCH_STAFF, WeComClient
 from connectors.wecom.replies import WeComError
-
-AGREEMENT_SAMPLE = 20
 
 
 @dataclass
@@ -84,7 +82,7 @@ def verify_ops(
     ops = list(ledger.ops(run_id, states=("acked", "verified", "gap", "human_changed"), phase=phase))
     staff = {op.userid for op in ops}
     report = VerifyReport()
-    ids = {tag.key: tag.tag_id for tag in ledger.register() if tag.state in ("active", "draining")}
+    ids = {tag.key: tag.tag_id for tag in ledger.register() if tag.state in LIVE}
     by_staff: dict[str, list[Op]] = {}
     for op in ops:
         by_staff.setdefault(op.userid, []).append(op)
@@ -104,12 +102,6 @@ def verify_ops(
     ledger.settle(run_id, gone, now=now())
     report.gone += len(gone)
     return report
-
-
-def sampled(userids: Sequence[str], share: float) -> list[str]:
-    """At least *share* of *userids*, rounded up, always the same ones: those with the lowest hashes."""
-    ordered = sorted(userids, key=lambda userid: hashlib.blake2b(userid.encode(), digest_size=8).digest())
-    return ordered[: math.ceil(len(ordered) * share)]
 
 
 def _count(

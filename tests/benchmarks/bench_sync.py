@@ -20,6 +20,7 @@ from cdp.sync import changes as c
 from cdp.sync.config import Consent
 from cdp.sync.model import GroupSpec, RegisteredTag, TagSpec
 from connectors.wecom import sync
+from connectors.wecom.apply import MARK
 from tests.sync.world import World, people, settings
 from warehouse.sync_plan import ready
 
@@ -104,8 +105,8 @@ def bench_apply(count: int, delay_ms: int) -> None:
         print(f"apply: {count:,} relations, {delay_ms} ms a call: {report.counts}, {seen.outcome}")
         print(f"      sent in {sending:.1f} s, limits allow {best:.1f} s ({sending / best - 1:+.0%})")
         print(f"      with read-back {took:.1f} s, forecast {forecast:.1f} s ({took / forecast - 1:+.0%})")
-        print(f"      {time.process_time() - used:.1f} s CPU, {_memory()}, overlaps {stats['overlaps']}", end=", ")
-        print(f"codes {stats['calls']['externalcontact/mark_tag']}")
+        print(f"      {time.process_time() - used:.1f} s CPU, {_memory()}, codes {stats['calls'][MARK]}")
+        print(f"      most in flight {stats['most_in_flight'][MARK]}, one customer twice at once: {stats['overlaps']}")
         world.close()
 
 

@@ -335,9 +335,19 @@ def test_row_17_a_tag_is_retired_by_draining_first(make_world: Make) -> None:
     world.hand(do="mark", userid="s000", external_userid="wm000000", add=[tag_id])
     world.ledger.save_reads([read for _, r in sync.read_staff(world.client, ["s000"]) for read in r], now=world.now())
     held = world.plan()
-    assert "still on 1 relations" in held.summary["library"][0]["detail"]
+    assert held.summary["library"][0]["holders"] == 1
     world.apply(held)
     world.verify(held.plan_id)
+    # The wait begins once it is read to be on nobody.
+    empty = world.plan()
+    assert [change["action"] for change in empty.summary["library"]] == ["empty"]
+    world.apply(empty)
+    waits = world.plan()
+    assert [(change["action"], change["deleted_from"]) for change in waits.summary["library"]] == [
+        ("empty", f"{world.now() + timedelta(days=7):%F}")
+    ]
+    assert waits.summary["verdict"] == "EMPTY"
+    world.advance(days=7)
     last = world.plan()
     assert [change["action"] for change in last.summary["library"]] == ["delete"]
     world.apply(last)
@@ -478,6 +488,31 @@ def test_names_and_order_change_without_new_ids(make_world: Make) -> None:
     remote = world.inputs().remote.tags
     assert {tag.group_name for tag in remote} == {"客户阶段", "品类偏好"}
     assert {tag.name for tag in remote} == {"初识", "首购", "老朋友", "茶"}
+    assert world.plan().summary["verdict"] == "EMPTY"
+    # Groups stand in WeCom as they stand in the file, also when they change places later.
+    orders = {tag.group_name: tag.group_order for tag in remote}
+    assert orders["客户阶段"] > orders["品类偏好"]
+    world.tags = type(world.tags).model_validate({"tag_groups": data["tag_groups"][::-1]})
+    turned = world.plan()
+    assert {(change["action"], change["key"]) for change in turned.summary["library"]} == {("reorder", None)}
+    world.apply(turned)
+    orders = {tag.group_name: tag.group_order for tag in world.inputs().remote.tags}
+    assert orders["客户阶段"] < orders["品类偏好"]
+    assert world.ids() == before
+    assert world.plan().summary["verdict"] == "EMPTY"
+
+
+def test_a_name_given_by_hand_may_be_taken_over(make_world: Make) -> None:
+    world = make_world()
+    world.run()
+    before = world.ids()
+    world.client.edit_tag(before["life/初识"], name="新朋友")
+    assert world.plan().summary["verdict"] == "STOPPED"
+    world.config = settings(groups={"life": {"names": {"初识": "新朋友"}}})
+    plan = world.plan()
+    assert [(change["action"], change["key"]) for change in plan.summary["library"]] == [("rename", "life/初识")]
+    world.apply(plan)
+    assert world.ids() == before
     assert world.plan().summary["verdict"] == "EMPTY"
 
 

@@ -80,8 +80,8 @@ class Place:
                 con.unregister("rows")
             publish(self.home, con, version=version, checks=())
 
-    def run(self, *arguments: str) -> tuple[int, Any]:
-        result = CliRunner().invoke(app, ["--home", str(self.home.root), "sync", *arguments])
+    def run(self, *arguments: str, verb: str = "sync") -> tuple[int, Any]:
+        result = CliRunner().invoke(app, ["--home", str(self.home.root), verb, *arguments])
         if isinstance(result.exception, CdpError):
             return result.exception.exit_code, str(result.exception)
         if result.exception and not isinstance(result.exception, SystemExit):
@@ -114,6 +114,8 @@ def test_the_verbs_in_order(place: Place) -> None:
     assert code == 0
     assert "cdp sync apply" in shown
     assert "life/首购" in shown
+    code, facts = place.run("p000000", "life/首购", "--json", verb="explain")
+    assert [(op["add"], op["verdict"]) for op in facts["planned"]] == [(["life/首购", "pref/茶"], "READY")]
     code, report = place.run("apply", "--json")
     assert (code, report["outcome"], report["counts"]) == (0, "DONE", {"acked": 60})
     code, seen = place.run("verify", "--json")
@@ -133,9 +135,68 @@ def test_the_verbs_in_order(place: Place) -> None:
     assert facts["rules"]["life"]["rules"]["首购"] == "true"
     assert [(op["state"], op["code"], op["attempt"]) for op in facts["ops"]] == [("verified", 0, 1)]
     assert facts["reads"][0]["has_it"] is True
+    assert facts["planned"] == []
+    assert facts["identity"] == {"known": True, "links": "cdp identity explain p000000"}
     assert place.run("explain", "p000000")[0] == 0
     code, found = place.run("drift", "--all", "--json")
     assert (code, found["found"]) == (0, 0)
+
+
+def test_the_tag_library_by_itself(place: Place) -> None:
+    code, shown = place.run("plan", "--library", "--json", verb="tags")
+    assert (code, {step["action"] for step in shown["steps"]}) == (0, {"create"})
+    assert place.run("apply", verb="tags")[0] == 0
+    marks = place.server.admin("GET", "stats")["calls"]
+    assert "externalcontact/add_corp_tag" not in marks
+    assert place.run("apply", "--yes", "--json", verb="tags") == (0, {"calls": 4})
+    assert "nothing to do" in place.run("plan", "--library", verb="tags")[1]
+    # The library alone writes no customer: the whole plan is still to be sent.
+    assert place.run("plan", "--json")[1]["relations"] == 60
+    assert place.run("apply")[0] == 0
+    code, told = place.run("retire", "pref/茶", verb="tags")
+    assert (code, "still declared" in told) == (5, True)
+    assert "did you mean" in place.run("retire", "pref/茶叶", verb="tags")[1]
+    write(place.home.config / "tags.yaml", {"tag_groups": TAGS["tag_groups"][:1]})
+    assert place.run("retire", "pref/茶", "--json", verb="tags")[1] == {
+        "key": "pref/茶", "holders": 60, "done": "drain", "deleted_from": "", "written": False
+    }  # fmt: skip
+    place.run("retire", "pref/茶", "--yes", verb="tags")
+    code, text = place.run("retire", "pref/茶", verb="tags")
+    assert "60 relations" in text
+    assert "nothing to do yet" in text
+    assert place.run("plan", "--json")[1]["removes"] == 60
+    place.run("approve", "--reason", "end of the tea")
+    assert place.run("apply")[0] == 0
+    assert place.run("retire", "pref/茶", "--yes", "--json", verb="tags")[1]["done"] == "empty"
+    waits = place.run("retire", "pref/茶", "--json", verb="tags")[1]
+    assert (waits["done"], waits["holders"]) == (None, 0)
+    assert datetime.fromisoformat(waits["deleted_from"]).date() == (datetime.now(UTC) + timedelta(days=7)).date()
+    actions = [row["action"] for row in place.run("log", "--json")[1]]
+    assert actions.count("retire") == 2
+    assert actions.count("library") == 1
+
+
+def test_a_tag_that_somebody_deleted_is_struck_and_made_anew(place: Place) -> None:
+    place.run("plan")
+    place.run("apply")
+    with sync_steps.desk(place.home) as desk:
+        old = {tag.key: tag.tag_id for tag in desk.ledger.register()}
+        desk.client.delete_tags([old["life/首购"]])
+    code, plan = place.run("plan", "--json")
+    assert (code, plan["verdict"]) == (3, "STOPPED")
+    assert any("cdp tags retire life/首购" in gate["en"] for gate in plan["gates"])
+    assert place.run("apply", "--yes", verb="tags")[0] == 3
+    assert place.run("retire", "life/首购", "--yes", "--json", verb="tags")[1]["holders"] is None
+    place.publish("v2")
+    place.run("drift", "--all")
+    code, plan = place.run("plan", "--json")
+    assert [(step["action"], step["key"]) for step in plan["library"]] == [("create", "life/首购")]
+    place.run("approve", "--reason", "made anew")
+    assert place.run("apply", "--json")[1]["outcome"] == "DONE"
+    with sync_steps.desk(place.home) as desk:
+        new = {tag.key: tag.tag_id for tag in desk.ledger.register() if tag.state != "retired"}
+    assert new["life/首购"] != old["life/首购"]
+    assert new["life/初识"] == old["life/初识"]
 
 
 def test_held_rejected_and_approved(place: Place) -> None:

@@ -23,6 +23,7 @@ from cdp.identity.rules import IdentityRules
 from cdp.privacy.masking import mask_email, mask_phone
 from warehouse import identity_assertions as decide
 from warehouse import identity_queries as ask
+from warehouse.chart_files import picture_page
 from warehouse.connection import open_warehouse
 from warehouse.identity_store import rebuild_identities
 from warehouse.identity_tables import ensure_tables
@@ -125,7 +126,7 @@ def _draw(path: Path | None, person: dict[str, Any], strongest: list[str], plain
     names = [_hide(_name(item), plain) for item in person["identifiers"]]
     picture = draw(names, links, refused, [_hide(name, plain) for name in strongest], title=str(person["one_id"]))
     if path.suffix == ".html":
-        picture = f'<!doctype html><meta charset="utf-8"><title>{person["one_id"]}</title>{picture}'
+        picture = picture_page(picture, title=str(person["one_id"]))
     path.write_text(picture, encoding="utf-8")
     console.print(f"drawn: {path}", markup=False, highlight=False)
 

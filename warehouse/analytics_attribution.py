@@ -311,6 +311,7 @@ def _models_sql(settings: AttributionConfig, model: MarkovModel | None) -> str:
 
 
 _CREDIT_TEXT = (
+    "归因明细：每单、每模型、每触点一行，合计等于净额 | "
     "One row per order, model, kind and touch: Σ amount per order and model = its net, to the cent.",
     {
         "order_key": "the order",
@@ -330,6 +331,7 @@ _CREDIT_TEXT = (
     },
 )
 _CHANNEL_TEXT = (
+    "归因：每个模型每个渠道一行，及对照组的增量 | "
     "One row per model and channel: credited orders and money, beside what a control group says they added.",
     {
         "model": "attribution model",
@@ -347,7 +349,7 @@ _CHANNEL_TEXT = (
     },
 )
 _MODEL_TEXT = (
-    "One row per attribution model of the run.",
+    "归因模型：每次计算每个模型一行 | One row per attribution model of the run.",
     {
         "model": "name",
         "parameters": "settings, JSON",

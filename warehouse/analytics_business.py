@@ -344,6 +344,7 @@ def _community_sql(settings: CommunityConfig) -> str:
 
 
 _REPURCHASE_TEXT = (
+    "复购：每种口径、变体、期间一行 | "
     "One row per named repurchase definition, variant and period. There is no metric called repurchase rate.",
     {
         "definition": "by_person | by_order | within_days | next_period",
@@ -355,6 +356,7 @@ _REPURCHASE_TEXT = (
     },
 )
 _RFM_TEXT = (
+    "RFM：每个有订单的人一行 | "
     "One row per person with an order: recency, frequency, money and their scores. Equal inputs score equal.",
     {
         "one_id": "the person",
@@ -368,6 +370,7 @@ _RFM_TEXT = (
     },
 )
 _THRESHOLD_TEXT = (
+    "RFM 分界：每次计算每个维度一行 | "
     "One row per run and dimension: the cuts its scores were made with (value >= cut moves up a bin).",
     {
         "as_of": "data cut of the run",
@@ -378,7 +381,7 @@ _THRESHOLD_TEXT = (
     },
 )
 _RETENTION_TEXT = (
-    "One row per kind of cohort, month of joining it and month since.",
+    "留存：每类同期群、加入月、此后第几月一行 | One row per kind of cohort, month of joining it and month since.",
     {
         "cohort_kind": "what starts the cohort, and what counts as retained",
         "cohort_month": "first day of the month of joining, brand time",
@@ -390,6 +393,7 @@ _RETENTION_TEXT = (
     },
 )
 _FLOW_TEXT = (
+    "阶段流转：每次计算每对阶段一行 | "
     "One row per stage group, run and pair of stages: the transition matrix, with those who stayed on its diagonal.",
     {
         "tag_group": "tag group of kind stage",
@@ -400,6 +404,7 @@ _FLOW_TEXT = (
     },
 )
 _STOCK_TEXT = (
+    "阶段存量：每次计算每个阶段一行 | "
     "One row per stage group, run and stage: stock = stock_before + entered - left_stage.",
     {
         "tag_group": "tag group of kind stage",
@@ -412,7 +417,7 @@ _STOCK_TEXT = (
     },
 )
 _ROLES_TEXT = (
-    "One row per group and member: the part the member plays.",
+    "社群角色：每群每成员一行 | One row per group and member: the part the member plays.",
     {
         "corpid": "corporation",
         "chat_id": "group",
@@ -423,7 +428,7 @@ _ROLES_TEXT = (
     },
 )
 _COMMUNITY_TEXT = (
-    "One row per group and day of the window.",
+    "社群活跃：每群每天一行 | One row per group and day of the window.",
     {
         "corpid": "corporation",
         "chat_id": "group",

@@ -15,6 +15,8 @@ from cdp.funnels.config import Funnel, FunnelsConfig
 from warehouse.analytics_common import Cut
 from warehouse.analytics_funnels import check_funnels, run_funnel
 from warehouse.analytics_tag_reports import feature_cut
+from warehouse.chart_files import write_chart
+from warehouse.report_charts import FONT, INK, MAIN
 
 _ORDER = "order by all_buckets desc, bucket_start, all_values desc, breakdown_value nulls last, step_no"
 
@@ -48,21 +50,25 @@ def _find(funnels: FunnelsConfig, name: str) -> Funnel:
 
 
 def funnel_chart(steps: Sequence[dict[str, Any]], *, title: str, path: Path) -> None:
-    """Write a bar chart of *steps* (rows of one total) as .svg, .png or .html, by the ending of *path*."""
+    """Write a bar chart of *steps* (rows of one total, in order) as .svg, .png or .html, by the ending of *path*."""
     import altair as alt
 
-    if path.suffix not in (".svg", ".png", ".html"):
-        raise ConfigError(f"a chart is .svg, .png or .html, not `{path.suffix}`")
-    names = ("label", "reached", "rate", "rate_low", "rate_high", "step_no")
-    rows = [{name: row[name] for name in names} for row in steps]
-    base = alt.Chart(pl.DataFrame(rows), title=title).encode(
-        y=alt.Y("label:N", sort=alt.SortField("step_no"), title=None),
-    )
+    rows = [
+        {
+            "step": f"{row['step_no']}. {row['label']}",  # two steps may share a label
+            "rate": row["rate"],
+            "rate_low": row["rate_low"],
+            "rate_high": row["rate_high"],
+            "text": f"{row['reached']:,} · {row['rate'] or 0:.1%}",
+        }
+        for row in steps
+    ]
+    base = alt.Chart(pl.DataFrame(rows), title=title).encode(y=alt.Y("step:N", sort=None, title=None))
+    share = alt.X("rate:Q", axis=alt.Axis(format="%"), scale=alt.Scale(domainMin=0), title=None)
     drawn = (
-        base.mark_bar().encode(x=alt.X("rate:Q", axis=alt.Axis(format="%"), title=None))
-        + base.mark_errorbar().encode(x=alt.X("rate_low:Q", title=None), x2="rate_high:Q")
-        + base.mark_text(align="left", dx=4).encode(x="rate:Q", text=alt.Text("reached:Q", format=","))
+        base.mark_bar(color=MAIN).encode(x=share)
+        + base.mark_errorbar(color=INK).encode(x=alt.X("rate_low:Q", title=None), x2="rate_high:Q")
+        + base.mark_text(align="left", dx=6).encode(x="rate_high:Q", text="text:N")
     )
-    drawn.properties(width=560, height=36 * max(len(rows), 1)).save(
-        str(path), **({"inline": True} if path.suffix == ".html" else {})
-    )
+    height = 36 * max(len(rows), 1)
+    write_chart(drawn.properties(width=560, height=height).configure(font=FONT), path, title=title)

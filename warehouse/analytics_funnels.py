@@ -503,6 +503,7 @@ _PEOPLE_TYPES = {
     "outcome": "text",
 }
 _STEP_TEXT = (
+    "漏斗：每个漏斗、进入时段、拆分值、步骤一行，含合计 | "
     "One row per funnel, bucket of entry, breakdown value and step, with totals over buckets and values.",
     {
         "funnel_id": "id in config/funnels.yaml",
@@ -535,6 +536,7 @@ _STEP_TEXT = (
     },
 )
 _PEOPLE_TEXT = (
+    "漏斗明细：每个漏斗、每个进入者一行 | "
     "One row per funnel and unit with an entry event (per attempt with `entry: each`), with the events that show it.",
     {
         "funnel_id": "id in config/funnels.yaml",

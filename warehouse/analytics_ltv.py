@@ -189,7 +189,7 @@ def _tables(
         Table(
             "fct_ltv_people",
             _people_sql(cut, metrics, model_id, currency),
-            "One row per person who ever paid.",
+            "生命周期价值：每个买过的人一行 | One row per person who ever paid.",
             _PEOPLE,
         ),
         Table("dim_ltv_models", _models_sql(cut, prediction, report, model_id, published, reason), *_MODEL_TEXT),
@@ -378,7 +378,7 @@ _MODEL_TYPES = {
     "reason": "text",
 }
 _MODEL_TEXT = (
-    "One row per fitted model of the run.",
+    "生命周期价值模型：每次拟合一行 | One row per fitted model of the run.",
     {
         "model_id": "name used in fct_ltv_people",
         "family": "bg_nbd | mbg_nbd | pareto_nbd | bg_bb | gamma_gamma",
@@ -395,7 +395,7 @@ _MODEL_TEXT = (
     },
 )
 _COHORT_TEXT = (
-    "One row per month of first purchase and month since.",
+    "生命周期价值同期群：每个首购月、此后第几月一行 | One row per month of first purchase and month since.",
     {
         "cohort_month": "first day of the month of first purchase, brand time",
         "months_since": "0 = the month of first purchase",
@@ -407,6 +407,7 @@ _COHORT_TEXT = (
     },
 )
 _CHANNEL_TEXT = (
+    "渠道价值：每个来源渠道一行，花费与回本 | "
     "One row per channel of origin: what its people have spent and will spend, what it cost, when it paid back.",
     {
         "channel_id": "contact-way state people first came through; null = unknown",

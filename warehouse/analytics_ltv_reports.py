@@ -7,6 +7,8 @@ from pathlib import Path
 import duckdb
 
 from cdp.errors import ConfigError
+from warehouse.chart_files import write_chart
+from warehouse.report_charts import FONT
 
 
 def ltv_chart(con: duckdb.DuckDBPyConnection, path: Path, *, marts: str = "marts", cohorts: int = 12) -> None:
@@ -16,8 +18,6 @@ def ltv_chart(con: duckdb.DuckDBPyConnection, path: Path, *, marts: str = "marts
     """
     import altair as alt
 
-    if path.suffix not in (".svg", ".png", ".html"):
-        raise ConfigError(f"a chart is .svg, .png or .html, not `{path.suffix}`")
     rows = con.sql(
         f"""
         select strftime(cohort_month, '%Y-%m') as cohort, months_since,
@@ -39,4 +39,4 @@ def ltv_chart(con: duckdb.DuckDBPyConnection, path: Path, *, marts: str = "marts
             color=alt.Color("cohort:N", title="first purchase"),
         )
     )
-    drawn.properties(width=620, height=340).save(str(path), **({"inline": True} if path.suffix == ".html" else {}))
+    write_chart(drawn.properties(width=620, height=340).configure(font=FONT), path, title="LTV")

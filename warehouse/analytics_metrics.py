@@ -216,6 +216,7 @@ def first_order_sql(metrics: MetricsConfig) -> str:
 
 
 _GMV_TEXT = (
+    "净成交拆解：每个已结束期间一行，等于五个因子之积 | "
     "One row per closed period: net sales to reachable people = the product of the five factors.",
     {
         "period_start": "first day of the period, brand time",
@@ -238,6 +239,7 @@ _GMV_TEXT = (
     },
 )
 _FIRST_TEXT = (
+    "新客首单转化：每个新客期间、每个窗口天数一行 | "
     "One row per period of becoming new and number of days: first-order conversion of people who had not bought "
     "before.",
     {

@@ -210,7 +210,7 @@ def _quality_sql(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> st
 
 
 _PICK_TEXT = (
-    "One row per person and rank: products the person has not bought and is likely to.",
+    "下一件商品：每人每个名次一行 | One row per person and rank: products the person has not bought and is likely to.",
     {
         "one_id": "the person",
         "rank": "1 = best",
@@ -222,6 +222,7 @@ _PICK_TEXT = (
     },
 )
 _QUALITY_TEXT = (
+    "推荐质量：一行，命中率与热销榜相比 | "
     "One row: hit rate of the recommendations on the days before the cut, beside popularity's.",
     {
         "method": "how products are picked",

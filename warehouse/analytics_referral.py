@@ -212,7 +212,7 @@ def _campaign_sql(matured_us: int) -> str:
 
 
 _EDGE_TEXT = (
-    "One row per invitation, with its credit.",
+    "裂变邀请：每次邀请一行 | One row per invitation, with its credit.",
     {
         "referral_key": "the invitation",
         "campaign_id": "campaign; empty = none",
@@ -228,6 +228,7 @@ _EDGE_TEXT = (
     },
 )
 _GENERATION_TEXT = (
+    "裂变代际：每个活动每一代一行 | "
     "One row per campaign and generation: what the members of the generation before did.",
     {
         "campaign_id": "campaign; empty = none",
@@ -248,7 +249,7 @@ _GENERATION_TEXT = (
     },
 )
 _CAMPAIGN_TEXT = (
-    "One row per campaign: the forest as a whole.",
+    "裂变活动：每个活动一行 | One row per campaign: the forest as a whole.",
     {
         "campaign_id": "campaign; empty = none",
         "seeds": "people who invited and were not brought by the campaign",

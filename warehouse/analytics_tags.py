@@ -652,6 +652,7 @@ def _current_table() -> Table:
     return Table(
         "fct_tags_current",
         f"{_CURRENT_SQL} order by living.tag_group, living.one_id, living.rank",
+        "当前标签：每人、每个标签组、每个值一行，用于同步 | "
         "One row per person, tag group and value the person holds now; what sync sends.",
         {
             "one_id": "the person",
@@ -686,6 +687,7 @@ def _history_table(con: duckdb.DuckDBPyConnection) -> Table:
         {alias}
         order by history.tag_group, 1, history.valid_from, history.rank, history.value, history.opened_run
         """,
+        "标签历史：一人持有一个标签的每段时间一行 | "
         "One row per period in which a person held a tag (SCD2); valid_to is null while it lasts.",
         {
             "one_id": "the person, as known now: the history of merged people follows them",
@@ -736,7 +738,7 @@ def _dim_table() -> Table:
         left join holders on holders.tag_group = listed.tag_group and holders.value = listed.value
         order by groups.group_order, listed.value_order
         """,
-        "One row per tag: group and value, declared or held by someone.",
+        "标签：每个标签组的每个值一行 | One row per tag: group and value, declared or held by someone.",
         {
             "tag_group": "id of the group",
             "value": "tag name",
@@ -766,6 +768,7 @@ def _runs_table() -> Table:
         from activation.tag_group_runs as runs
         order by runs.run, runs.tag_group
         """,
+        "标签计算：每次每个标签组一行，发布与否及原因 | "
         "One row per run and tag group: what was published, or why the last good version stayed.",
         {
             "run": "run number",
@@ -787,6 +790,7 @@ def _health_table() -> Table:
     return Table(
         "fct_tag_health",
         "select * from activation.tag_health order by run, tag_group, metric",
+        "标签健康：每次、每个标签组、每条界限一行 | "
         "One row per run, tag group and bound: what was measured before publishing.",
         {
             "run": "run number",
@@ -805,7 +809,7 @@ def _manual_table() -> Table:
     return Table(
         "fct_tag_manual",
         "select * from activation.tag_manual order by tag_group, one_id, value",
-        "One row per value set by hand.",
+        "人工标签：每个人工设置的值一行 | One row per value set by hand.",
         {
             "one_id": "the person",
             "tag_group": "id of the group",

@@ -161,6 +161,8 @@ def _entry(
     checks: Mapping[str, Sequence[tuple[str, str]]],
 ) -> TableEntry:
     model, external, facts = graph.models.get(name), graph.externals.get(name), live.get(name, _Live())
+    # tables that code writes bear `中文 | English` as their comment
+    chinese, _, english = facts.comment.rpartition(" | ")
     described = {column.name: column for column in model.columns} if model else {}
     columns = tuple(
         ColumnEntry(
@@ -175,8 +177,8 @@ def _entry(
     )
     return TableEntry(
         name=name,
-        description=model.description if model else (external.description if external else facts.comment),
-        description_zh=model.header.get("description_zh", "") if model else "",
+        description=model.description if model else (english or (external.description if external else "")),
+        description_zh=model.header.get("description_zh", "") if model else chinese,
         grain=", ".join(model.grain) if model else "",
         owner=model.owner if model else "",
         kind=model.materialized if model else ("landing" if name.startswith("raw.") else "code"),

@@ -179,7 +179,7 @@ def write_data_docs(con: duckdb.DuckDBPyConnection, suites: Sequence[Suite], fol
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     with _great_expectations(con) as runner:
-        return runner.write_docs(suites, folder)
+        return runner.write_docs(suites, folder.resolve())  # it takes no relative path
 
 
 class _Runner:

@@ -9,7 +9,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT, MARGIN = 960, 640, 90
+WIDTH, HEIGHT = 960, 640
+# Room for what stands beside the nodes: half of the longest line of text, the title above, the legend below.
+SIDE, TOP, BOTTOM = 120, 60, 140
 # Colour by class of identifier, told apart by shape of the text as well (the type is written out).
 COLOURS = {
     "member_id": "#1f5fa8", "crm_id": "#1f5fa8", "reg_id": "#1f5fa8", "phone": "#b05a00", "email": "#b05a00",
@@ -72,7 +74,7 @@ def layout(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> NDArray[np
         where = where + push / length[:, None] * np.minimum(length, 0.12 * (1 - step / 150))[:, None]
     low, high = where.min(axis=0, initial=0), where.max(axis=0, initial=0)
     scale = (where - low) / np.maximum(high - low, 1e-9)
-    return scale * [WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN] + MARGIN
+    return scale * [WIDTH - 2 * SIDE, HEIGHT - TOP - BOTTOM] + [SIDE, TOP]
 
 
 def _line(a: list[float], b: list[float], colour: str, width: float, style: str, tip: str) -> str:
@@ -87,12 +89,13 @@ def _node(name: str, at: list[float], *, inside: bool) -> str:
     colour = COLOURS.get(kind.partition("@")[0], ACCOUNT)
     fill = colour if inside else "#ffffff"
     short = value if len(value) <= 16 else f"{value[:13]}…"
+    shown = kind if len(kind) <= 34 else f"{kind[:31]}…"
     return (
         f'<g><title>{escape(name)}</title><circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="9" fill="{fill}" '
         f'stroke="{colour}" stroke-width="2"/>'
         f'<text x="{at[0]:.1f}" y="{at[1] + 24:.1f}" text-anchor="middle" fill="#1b1f24">{escape(short)}</text>'
         f'<text x="{at[0]:.1f}" y="{at[1] + 38:.1f}" text-anchor="middle" fill="#57606a" font-size="10">'
-        f"{escape(kind)}</text></g>"
+        f"{escape(shown)}</text></g>"
     )
 
 

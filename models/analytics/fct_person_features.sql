@@ -2,6 +2,7 @@
 One row per person: everything tag rules may ask, as of the end of the last closed business day.
 Nothing of the open day is read: every instant used lies before `as_of`, the start of the brand's current day.
 The predicted columns come from `marts.fct_ltv_people`, which the lifetime value step writes before this model runs.
+description_zh: 个人特征：每人一行，标签规则可用的全部字段，截至上一个营业日结束
 grain: one_id
 owner: analytics
 materialized: table

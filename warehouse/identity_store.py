@@ -399,9 +399,10 @@ def _report(
     kinds = dict(con.execute("select kind, count(*) from identity.person group by kind").fetchall())
     anonymous, largest = con.execute("""select count(*) filter (anonymous and kind = 'person'),
         coalesce(max(identifier_count), 0) from identity.person""").fetchall()[0]
-    map_hash = _map_hash(con, "run_to is null")
-    if before:
+    if before:  # xor takes out what went and puts in what came
         map_hash = before.map_hash ^ _map_hash(con, f"run_from = {run}") ^ _map_hash(con, f"run_to = {run}")
+    else:
+        map_hash = _map_hash(con, "run_to is null")
     return IdentityReport(
         run=run,
         run_id=run_id,

@@ -1,4 +1,4 @@
-"""`cdp source …` and `cdp load`: what sources there are, whether they work, what landed, and one file at a time."""
+"""`cdp source …`: what sources there are, whether they work, what landed, and what was rejected."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import polars as pl
 import typer
 from rich.table import Table
 
 from app.context import brand, config, console, home, instant
+from app.reject_book import write_rejects
 from app.scaffold_cli import add
 from cdp.errors import CdpError, ConfigError
 from cdp.streams import SourceCheck
 from connectors import registry
 from connectors.database.connector import DatabaseConnector
-from connectors.marketplaces.connector import Preview, ShopExportConnector
 from connectors.replay import replay as replaying
-from connectors.settings import ShopExportSource, SourcesConfig
+from connectors.settings import SourcesConfig
 from warehouse.landing import LandingReport, land
 from warehouse.landing_ledger import BatchRecord, LandingLedger
 
@@ -35,7 +34,7 @@ _NAME = Annotated[str, typer.Argument(help="a source of config/sources.yaml")]
 def list_sources() -> None:
     """Every configured source: its kind, streams, and whether it is switched on."""
     table = Table("source", "kind", "on", "streams", "what it is")
-    for name, settings in _config().sources.items():
+    for name, settings in sources_config().sources.items():
         streams = ", ".join(stream.name for stream in registry.source_streams(settings))
         kind = registry.KINDS[settings.connector]
         table.add_row(name, kind.name, "yes" if settings.enabled else "no", streams, kind.summary)
@@ -110,7 +109,7 @@ def pull(
                 console.print(f"[red]{name}.{stream.name} failed[/]")
                 console.print(str(error), markup=False, highlight=False)
                 continue
-        _told(report)
+        told(report)
     if failed:
         raise typer.Exit(1)
 
@@ -128,8 +127,8 @@ def replay(
     if not chosen or any(item not in declared for item in chosen):
         raise ConfigError(f"{path}: no rows of {name}'s streams", hint=f"streams: {', '.join(declared)}")
     for item in chosen:
-        connector = replaying(_context(name, settings), path.resolve(), item)
-        _told(land(home(), name, connector, declared[item], now=datetime.now(UTC)))
+        connector = replaying(context_of(name, settings), path.resolve(), item)
+        told(land(home(), name, connector, declared[item], now=datetime.now(UTC)))
 
 
 def _sheets(path: Path) -> list[str]:
@@ -149,7 +148,7 @@ def rejects(
     """Rows that could not be read, newest first: file, row, column, reason."""
     frame = _rejects(name)
     if to is not None:
-        _write_rejects(frame, to)
+        write_rejects(frame, to)
         console.print(f"{frame.height} rejected rows written to {to}")
         return
     if not frame.height:
@@ -158,31 +157,6 @@ def rejects(
     console.print(_table(frame.head(limit).select("stream", "file", "row_number", "column", "reason")))
     counts = frame.group_by("stream", "reason").len().sort("len", descending=True)
     console.print(_table(counts))
-
-
-def load(
-    path: Annotated[Path, typer.Argument(help="an export file of a shop", exists=True, dir_okay=False)],
-    shop: Annotated[str, typer.Option(help="name of the shop; part of every order's key")] = "default",
-    profile: Annotated[str, typer.Option(help="profile name, or `auto` to go by the header")] = "auto",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="land without asking")] = False,
-    rejects_to: Annotated[Path | None, typer.Option("--rejects", help="write rejected rows to this .xlsx")] = None,
-) -> None:
-    """Preview one shop export (profile, encoding, rows, rejects), then land it."""
-    given = {"connector": "shop_export", "path": str(path.resolve()), "shop": shop, "profile": profile}
-    settings = ShopExportSource.model_validate(given)
-    connector = ShopExportConnector(_context("load", settings))
-    preview = connector.preview(path)
-    _show_preview(path, preview)
-    if rejects_to is not None and preview.rejects:
-        rows = [(item.row_number, item.column, item.reason, item.raw) for item in preview.rejects]
-        _write_rejects(pl.DataFrame(rows, schema=["row_number", "column", "reason", "raw"], orient="row"), rejects_to)
-        console.print(f"{len(rows)} rejected rows written to {rejects_to}")
-    if not yes and not typer.confirm("land it?"):
-        raise typer.Exit(0)
-    source = f"shop_{preview.profile.platform}_{shop}".lower()
-    for stream in connector.streams():
-        if stream.name in preview.streams:
-            _told(land(home(), source, connector, stream, now=datetime.now(UTC)))
 
 
 def _backfill(name: str, connector: Any, since: str | None, until: str | None) -> Any:
@@ -195,18 +169,8 @@ def _backfill(name: str, connector: Any, since: str | None, until: str | None) -
     return connector
 
 
-def _show_preview(path: Path, preview: Preview) -> None:
-    console.print(f"{path.name}: {preview.profile.title} (profile `{preview.profile.name}`), {preview.encoding}")
-    for name, frame in preview.streams.items():
-        console.print(f"  {name}: {frame.height} rows")
-    console.print(f"  rejected: {len(preview.rejects)} of {preview.rows} rows")
-    for reject in preview.rejects[:5]:
-        console.print(f"    row {reject.row_number}: {reject.reason}", markup=False, highlight=False)
-    if preview.unused:
-        console.print(f"  kept in _extra: {', '.join(preview.unused)}", markup=False, highlight=False)
-
-
-def _told(report: LandingReport) -> None:
+def told(report: LandingReport) -> None:
+    """One line for one landing of one stream, and what a person should know of it."""
     console.print(
         f"{report.source}.{report.stream}: {report.received:,} received = {report.landed:,} landed"
         f" + {report.duplicates:,} duplicates + {report.rejected:,} rejected"
@@ -225,44 +189,13 @@ def _rejects(name: str) -> pl.DataFrame:
     return pl.concat(frames, how="diagonal_relaxed").sort("rejected_at", "batch_id", "row_number", descending=True)
 
 
-def _write_rejects(frame: pl.DataFrame, to: Path) -> None:
-    """A sheet per stream: the row's own cells, then why it was rejected. Lines of a log go to a text file."""
-    if to.suffix.lower() not in (".xlsx", ".xlsm"):
-        to.write_text("".join(f"{line}\n" for line in frame["raw"].unique(maintain_order=True)), encoding="utf-8")
-        return
-    import xlsxwriter
-
-    with xlsxwriter.Workbook(str(to), {"strings_to_numbers": False, "strings_to_formulas": False}) as book:
-        for stream in frame["stream"].unique(maintain_order=True) if "stream" in frame.columns else [None]:
-            part = frame if stream is None else frame.filter(pl.col("stream") == stream)
-            _write_sheet(book.add_worksheet(stream or "rejects"), part.unique("raw", maintain_order=True))
-
-
-def _write_sheet(sheet: Any, frame: pl.DataFrame) -> None:
-    rows = [_cells(raw) | {"reject_reason": reason} for raw, reason in frame.select("raw", "reason").iter_rows()]
-    names = [*dict.fromkeys(name for row in rows for name in row if name != "reject_reason"), "reject_reason"]
-    sheet.write_row(0, 0, names)
-    for place, row in enumerate(rows, start=1):
-        for column, name in enumerate(names):
-            if row.get(name) is not None:
-                sheet.write_string(place, column, str(row[name]))
-
-
-def _cells(raw: str) -> dict[str, Any]:
-    """A rejected row's own cells where it was a row, else the text as it came."""
-    try:
-        cells = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {"raw": raw}
-    return cells if isinstance(cells, dict) else {"raw": raw}
-
-
-def _config() -> SourcesConfig:
+def sources_config() -> SourcesConfig:
+    """`config/sources.yaml` of the home."""
     return config("sources.yaml", SourcesConfig)
 
 
 def _settings(name: str) -> Any:
-    sources = _config().sources
+    sources = sources_config().sources
     if name not in sources:
         raise ConfigError(
             f"no source `{name}` in config/sources.yaml", hint=f"there are: {', '.join(sources) or 'none'}"
@@ -281,7 +214,8 @@ def _connector(name: str) -> Any:
     )
 
 
-def _context(name: str, settings: Any) -> registry.SourceContext:
+def context_of(name: str, settings: Any) -> registry.SourceContext:
+    """What a connector of source *name* may know, now."""
     return registry.SourceContext(name, settings, home().root, os.environ, datetime.now(UTC), brand().timezone)
 
 

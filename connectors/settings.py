@@ -250,7 +250,7 @@ class ShopExportSource(Source):
     path: str | list[str]
     shop: str = Field(description="name of the shop; part of every order's key")
     profile: str = Field("auto", description="profile name, or `auto` to go by the header")
-    profiles: str | None = Field(None, description="folder of further profile files, relative to the home")
+    profiles: str = Field("config/profiles", description="folder of the brand's own profiles, relative to the home")
 
 
 class ChatArchiveSource(Source):

@@ -41,6 +41,7 @@ _SUFFIXES = {
     ".json": "jsonl",
     ".log": "jsonl",
 }
+_SEPARATORS = (",", "\t", ";", "|")
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -73,6 +74,58 @@ def read(path: Path, settings: FileStream, *, name: str) -> Iterator[Part]:
         else:
             text = as_utf8(plain, settings.encoding, Path(folder), name)
             yield from _read_jsonl(text) if kind == "jsonl" else _read_csv(text, settings, name)
+
+
+@dataclass(frozen=True)
+class Top:
+    """The first rows of a text file or of one sheet, to find the header in. *rows*: (rows or lines above it, cells)."""
+
+    sheet: str | None
+    delimiter: str | None
+    rows: tuple[tuple[int, list[str]], ...]
+
+
+def tops(path: Path, *, name: str, rows: int = 20) -> list[Top]:
+    """The top of a file, sheet by sheet; empty rows are left out. Raises `FatalError` when it cannot be read at all."""
+    with tempfile.TemporaryDirectory(prefix="cdp-text-") as folder:
+        plain = _unzipped(path, Path(folder), name)
+        kind = format_of(plain, name)
+        if kind == "xlsx":
+            return _workbook_tops(plain, name, rows)
+        if kind == "csv":
+            return [_text_top(as_utf8(plain, "auto", Path(folder), name).path, rows)]
+    part = next(read(path, FileStream.model_validate({"path": str(path)}), name=name))
+    return [Top(None, None, ((0, [column for column in part.frame.columns if column != "_row_number"]),))]
+
+
+def _workbook_tops(path: Path, name: str, rows: int) -> list[Top]:
+    book = _workbook(path, name)
+    found = []
+    for sheet in book.sheet_names:
+        grid = book.load_sheet(sheet, header_row=None, skip_rows=0, n_rows=rows, dtypes="string").to_polars()
+        cells = [[cell or "" for cell in row] for row in grid.iter_rows()]
+        found.append(Top(sheet, None, tuple((above, row) for above, row in enumerate(cells) if any(row))))
+    return found
+
+
+def _text_top(path: Path, rows: int) -> Top:
+    """A title above the header has no separators: the separator is the one that splits any of the lines into most."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        lines = [line for _, line in zip(range(rows), handle, strict=False)]
+    delimiter = max(_SEPARATORS, key=lambda mark: max((line.count(mark) for line in lines), default=0))
+    found, above = [], 0
+    with path.open(encoding="utf-8", newline="") as handle:
+        reader = csv.reader(handle, delimiter=delimiter)
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    found.append((above, cells))
+                above = reader.line_num
+                if above >= rows:
+                    break
+        except csv.Error:
+            pass  # what was read until here has the header in it, or there is none
+    return Top(None, delimiter, tuple(found))
 
 
 def _unzipped(path: Path, folder: Path, name: str) -> Path:
@@ -199,7 +252,7 @@ def sniff_delimiter(path: Path, skip: int = 0) -> str:
     """The separator that splits the first line into most cells; a comma when none does."""
     with path.open(encoding="utf-8", newline="") as handle:
         line = next((line for place, line in enumerate(handle) if place >= skip and line.strip()), "")
-    counts = {mark: line.count(mark) for mark in (",", "\t", ";", "|")}
+    counts = {mark: line.count(mark) for mark in _SEPARATORS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] else ","
 
@@ -344,17 +397,27 @@ def _text_frame(rows: list[list[str]], numbers: list[int], names: list[str]) -> 
 # -- XLSX, Parquet, JSONL --------------------------------------------------------------------------------------------
 
 
-def _read_xlsx(path: Path, settings: FileStream, name: str) -> Part:
+def _workbook(path: Path, name: str) -> fastexcel.ExcelReader:
     try:
-        book = fastexcel.read_excel(path)
-        sheet = settings.sheet if settings.sheet is not None else 0
-        loaded = book.load_sheet(sheet, header_row=None, skip_rows=settings.skip_rows, dtypes="string")
-        grid = loaded.to_polars()
+        return fastexcel.read_excel(path)
     except Exception as error:
         size = path.stat().st_size
         told = "the file is empty (0 bytes)" if size == 0 else str(error).splitlines()[0][:200]
         raise FatalError(
             f"{name}: not a readable XLSX workbook: {told}", hint="open it in Excel or WPS and save it again as .xlsx"
+        ) from error
+
+
+def _read_xlsx(path: Path, settings: FileStream, name: str) -> Part:
+    book = _workbook(path, name)
+    sheet = settings.sheet if settings.sheet is not None else 0
+    try:
+        loaded = book.load_sheet(sheet, header_row=None, skip_rows=settings.skip_rows, dtypes="string")
+        grid = loaded.to_polars()
+    except Exception as error:
+        raise FatalError(
+            f"{name}: sheet `{sheet}` cannot be read: {str(error).splitlines()[0][:200]}",
+            hint=f"its sheets are: {', '.join(book.sheet_names)}",
         ) from error
     if isinstance(settings.header, list):
         names, body, first = settings.header, grid, 1 + settings.skip_rows

@@ -151,7 +151,7 @@ def test_douyin_child_orders_add_up_and_encrypted_recipients_identify_nobody(inb
         "order_id, amount::text, subsidy_amount::text, receiver_phone, status, paid_at::text, campaign_id, channel",
     ) == [
         ("500", "15.00", "1.50", None, "done", "2026-01-01 02:00:05+00", None, "直播"),
-        ("600", "30.00", "0.00", None, "created", None, "77", "短视频"),
+        ("600", "30.00", None, None, "created", None, "77", "短视频"),
     ]
     assert _lines(brand, "order_id, line_id, product_name, quantity, amount::text") == [
         ("500", "501", "奶粉", 1, "9.50"),
@@ -272,4 +272,4 @@ def test_kuaishou_orders(inbox: Path) -> None:
         ("K1", "kuaishou", "45.50", "done", "77", None, "分销"),
         ("K2", "kuaishou", "20.00", "created", None, None, "自建"),
     ]
-    assert _lines(brand, "sku, quantity, price::text") == [("S1", 1, "50.00"), (None, 1, "20.00")]
+    assert _lines(brand, "sku, quantity, price::text") == [("L", 1, "20.00"), ("S1", 1, "50.00")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -140,6 +140,7 @@ def test_a_column_whose_cells_are_of_another_kind_is_not_taken() -> None:
     assert proposal.unused == ("金额", "付款时间")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=8, unique=True), st.sampled_from(canonical.STREAMS)
 )

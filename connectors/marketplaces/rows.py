@@ -1,0 +1,215 @@
+"""From the rows of an export to canonical rows, as a profile says.
+
+Where a row is an item, an order is made of all its rows: amounts that stand on every row are taken once, amounts of the
+row are summed. So an order with a row that does not fit is rejected whole: half of it would land with half its amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from cdp.cells import typed
+from cdp.streams import Reject, Stream
+from connectors.mapping import apply, cleaned
+from connectors.marketplaces.profile import Profile, ProfileColumn, named, options, source_of
+from connectors.marketplaces.tables import ROW
+
+_MASKED = r"\*|^##|^\$\$|^~|^#.+#$|^\$.+\$$"
+_TOTALS = r"^(合|总|小|共)\s*计|^汇\s*总|(?i)^(grand |sub)?total\b"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Canonical rows of one table and what did not fit. *known*: columns the profile reads. *passed_over*: rows of
+    another kind."""
+
+    frame: pl.DataFrame
+    rejects: tuple[Reject, ...]
+    known: tuple[str, ...]
+    passed_over: int = 0
+
+
+def canonical_rows(stream: Stream, profile: Profile, frame: pl.DataFrame, *, shop: str, file: str) -> Rows:
+    """The rows of *frame* (source columns as text, and `_row_number`) that are rows of *stream*."""
+    names = [column for column in frame.columns if column != ROW]
+    mapping, columns = profile.mapping(stream.name, names, shop)
+    prepared = _filled_down(_coalesced(frame, columns, profile), columns, profile)
+    prepared, passed_over = _of_stream(prepared, profile.streams[stream.name].rows, profile)
+    prepared, totals = _without_totals(prepared, frame, columns, profile)
+    result = apply(_without_masks(prepared, columns, profile), stream, mapping, timezone=profile.timezone, file=file)
+    rejects = [replace(reject, raw=_raw(frame, reject.row_number)) for reject in result.rejects]
+    mapped = _where_said(_with_values(result.frame, prepared, columns, profile), prepared, columns)
+    mapped = _without_signs(mapped, columns)
+    if stream.name == "orders" and profile.grain == "item":
+        mapped, others = _whole_orders(mapped, prepared, frame, columns, profile, rejects)
+        mapped, rejects = _one_row_an_order(mapped, stream, columns), [*rejects, *others]
+    known = (*result.known, *(name for rule in columns.values() for name in options(rule)))
+    ordered = sorted([*rejects, *totals], key=lambda reject: reject.row_number or 0)
+    return Rows(mapped, tuple(ordered), known, passed_over)
+
+
+def _raw(frame: pl.DataFrame, row_number: int | None) -> str:
+    """A row as it came, as JSON."""
+    return frame.filter(pl.col(ROW) == row_number).drop(ROW).write_ndjson().strip()
+
+
+# -- before mapping --------------------------------------------------------------------------------------------------
+
+
+def _coalesced(frame: pl.DataFrame, columns: Mapping[str, ProfileColumn], profile: Profile) -> pl.DataFrame:
+    """*frame* with a column for each rule that reads several: what the first of them that holds something holds."""
+    made = []
+    for rule in columns.values():
+        if len(options(rule)) > 1:
+            cells = [cleaned(frame[name], profile.nulls) for name in options(rule)]
+            made.append(pl.DataFrame(cells).select(pl.coalesce(pl.all())).to_series().alias(source_of(rule)))
+    return frame.with_columns(**{series.name: series for series in made}) if made else frame
+
+
+def _filled_down(frame: pl.DataFrame, columns: Mapping[str, ProfileColumn], profile: Profile) -> pl.DataFrame:
+    """The order id of the row above where merged cells left it out: there is an item in the row, and no id."""
+    rule = columns.get("order_id")
+    lines = profile.streams.get("order_lines")
+    if profile.grain != "item" or rule is None or lines is None or not options(rule):
+        return frame
+    key, wanted = source_of(rule), _item_columns(profile, [name for name in frame.columns if name != ROW])
+    if not wanted or not cleaned(frame[key], profile.nulls).is_null().any():
+        return frame
+    item = pl.any_horizontal(cleaned(frame[name], profile.nulls).is_not_null() for name in wanted)
+    cells = frame.select(cleaned(frame[key], profile.nulls).alias("id"), item.alias("item"))
+    filled = cells.select(pl.when(pl.col("item")).then(pl.col("id").forward_fill()).otherwise(pl.col("id")).alias(key))
+    return frame.with_columns(filled.to_series())
+
+
+def _item_columns(profile: Profile, names: list[str]) -> list[str]:
+    _, columns = profile.mapping("order_lines", names, "")
+    targets = ("product_id", "product_name", "sku")
+    return [name for target in targets if target in columns for name in options(columns[target])]
+
+
+def _of_stream(frame: pl.DataFrame, wanted: Mapping[str, str] | None, profile: Profile) -> tuple[pl.DataFrame, int]:
+    """The rows that are rows of the stream (a bill lists advertising and insurance beside orders), and how many not."""
+    names = [name for name in frame.columns if name != ROW]
+    tests = [
+        cleaned(frame[there], profile.nulls).str.contains(f"^(?:{pattern})$").fill_null(False)
+        for name, pattern in (wanted or {}).items()
+        if (there := named(name, names))
+    ]
+    if not tests:
+        return frame, 0
+    kept = frame.filter(pl.all_horizontal(tests))
+    return kept, frame.height - kept.height
+
+
+def _without_totals(
+    prepared: pl.DataFrame, frame: pl.DataFrame, columns: Mapping[str, ProfileColumn], profile: Profile
+) -> tuple[pl.DataFrame, list[Reject]]:
+    """Rows of totals are no orders: they would land as an order called 合计."""
+    rule = columns.get("order_id")
+    if rule is None or not options(rule):
+        return prepared, []
+    key = source_of(rule)
+    totals = cleaned(prepared[key], profile.nulls).str.contains(_TOTALS).fill_null(False)
+    reason = f"a row of totals, not an order: `{key}` says so; leave it out"
+    numbers = prepared.filter(totals)[ROW]
+    rejects = [Reject(reason, _raw(frame, number), number, key) for number in numbers]
+    return prepared.filter(~totals), rejects
+
+
+def _without_masks(frame: pl.DataFrame, columns: Mapping[str, ProfileColumn], profile: Profile) -> pl.DataFrame:
+    """Starred and encrypted cells emptied where the profile says they identify nobody."""
+    changes = []
+    for rule in columns.values():
+        if rule.unmasked and options(rule):
+            cell = cleaned(frame[source_of(rule)], profile.nulls)
+            kept = cell.to_frame("x").select(pl.when(~pl.col("x").str.contains(_MASKED)).then(pl.col("x"))).to_series()
+            changes.append(kept.alias(cell.name))
+    return frame.with_columns(changes) if changes else frame
+
+
+# -- after mapping ---------------------------------------------------------------------------------------------------
+
+
+def _same_rows(frame: pl.DataFrame, mapped: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.col(ROW).is_in(mapped[ROW].implode()))
+
+
+def _with_values(
+    mapped: pl.DataFrame, frame: pl.DataFrame, columns: Mapping[str, ProfileColumn], profile: Profile
+) -> pl.DataFrame:
+    """Columns that `map` or `contains` translate; a word neither knows leaves the cell empty, the word stays beside."""
+    for target, rule in columns.items():
+        if not options(rule) or (rule.map is None and rule.contains is None):
+            continue
+        source = source_of(rule)
+        words = _same_rows(frame, mapped)[source]
+        text = typed(cleaned(words, profile.nulls), "text")
+        result = text.replace_strict(rule.map or {"": None}, default=None, return_dtype=pl.String)
+        for part, value in (rule.contains or {}).items():
+            hit = text.str.contains(part, literal=True) & result.is_null()
+            result = result.to_frame("x").select(pl.when(hit).then(pl.lit(value)).otherwise(pl.col("x"))).to_series()
+        mapped = mapped.with_columns(result.alias(target), words.alias(source))
+    return mapped
+
+
+def _where_said(mapped: pl.DataFrame, frame: pl.DataFrame, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:
+    """Cells of rows that do not meet their rule's `where`, emptied."""
+    conditions = {target: rule.where for target, rule in columns.items() if rule.where and target in mapped.columns}
+    rows = _same_rows(frame, mapped) if conditions else frame
+    for target, where in conditions.items():
+        told = [name in rows.columns for name in where]
+        tests = [pl.col(name).str.contains(text, literal=True).fill_null(False) for name, text in where.items()]
+        hit = rows.select(pl.all_horizontal(tests)).to_series() if all(told) else pl.Series([False] * rows.height)
+        mapped = mapped.with_columns(pl.when(hit).then(pl.col(target)).alias(target))
+    return mapped
+
+
+def _without_signs(mapped: pl.DataFrame, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:
+    unsigned = [target for target, rule in columns.items() if rule.absolute and target in mapped.columns]
+    return mapped.with_columns(pl.col(target).abs() for target in unsigned) if unsigned else mapped
+
+
+def _whole_orders(
+    mapped: pl.DataFrame,
+    prepared: pl.DataFrame,
+    frame: pl.DataFrame,
+    columns: Mapping[str, ProfileColumn],
+    profile: Profile,
+    rejects: list[Reject],
+) -> tuple[pl.DataFrame, list[Reject]]:
+    """*mapped* without the orders that have a rejected row, and the other rows of those as rejects."""
+    if not rejects or not options(columns["order_id"]):
+        return mapped, []
+    key = source_of(columns["order_id"])
+    ids = prepared.select(ROW, cleaned(prepared[key], profile.nulls).alias("id"))
+    bad = {reject.row_number: reject for reject in rejects}
+    broken = ids.filter(pl.col(ROW).is_in(list(bad)) & pl.col("id").is_not_null()).unique("id", maintain_order=True)
+    causes = {order: bad[number] for number, order in broken.iter_rows()}
+    beside = ids.filter(pl.col("id").is_in(list(causes)) & ~pl.col(ROW).is_in(list(bad)))
+    others = [
+        Reject(f"row {causes[order].row_number} of the same order: {causes[order].reason}", _raw(frame, number), number)
+        for number, order in beside.iter_rows()
+    ]
+    return mapped.filter(~pl.col(ROW).is_in(beside[ROW].implode())), others
+
+
+def _one_row_an_order(mapped: pl.DataFrame, stream: Stream, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:
+    """Item rows as orders, in file order; columns of the single items stay with the order lines."""
+    declared = [column.name for column in stream.columns if column.name in mapped.columns]
+    key = [name for name in stream.key if name in declared]
+    picks = []
+    for name in declared:
+        if name in key:
+            continue
+        how = columns[name].aggregate if name in columns else "first"
+        cell = pl.col(name)
+        # the sum of nothing is nothing, not 0.00
+        summed = pl.when(cell.is_not_null().any()).then(cell.sum()) if how == "sum" else cell
+        picks.append({"sum": summed, "max": cell.max(), "first": cell.drop_nulls().first()}[how].alias(name))
+    words = [source_of(rule) for rule in columns.values() if options(rule) and (rule.contains or rule.map)]
+    kept = [pl.col(name).first() for name in dict.fromkeys(words) if name in mapped.columns]
+    grouped = mapped.group_by(key, maintain_order=True).agg(*picks, *kept, pl.col(ROW).first())
+    return grouped.select(*declared, *[pick.meta.output_name() for pick in kept], ROW)

@@ -277,7 +277,7 @@ def what_if(
     as_of: Annotated[str | None, typer.Option(help="date or instant; default: now")] = None,
     as_json: _JSON = False,
 ) -> None:
-    """What other rules would change on all data: merges, splits, moved people, broken gates. Nothing is stored."""
+    """What other rules would change on all data: merges, splits, moved people, tags, gates. Nothing is stored."""
     other = parse(rules_file.read_text(encoding="utf-8"), IdentityRules, file=str(rules_file))
     with _warehouse(write=True) as con:
         found = decide.what_if(con, other, as_of=instant(as_of), secret=identity_secret(home()))
@@ -294,6 +294,12 @@ def what_if(
     for word, pairs in (("merge", found.merges), ("split", found.splits)):
         for one, other_id in pairs[:5]:
             console.print(f"  {word}: {one} → {other_id}", highlight=False)
+    if found.audiences:
+        table = Table("tag", "value", "holders", "would leave", "would enter", "regrouped", title="affected tags")
+        for tag in found.audiences[:20]:
+            counts = (tag.holders, tag.leaving, tag.entering, tag.regrouped)
+            table.add_row(tag.tag_group, tag.value, *(f"{count:,}" for count in counts))
+        console.print(table)
     for fault in found.gates:
         console.print(f"gate: {fault}", markup=False, highlight=False)
 

@@ -13,6 +13,7 @@ import duckdb
 
 from cdp.errors import CheckFailedError, FatalError
 from cdp.identity.rules import IdentityRules
+from warehouse.identity_audiences import Audience, affected_audiences
 from warehouse.identity_queries import Explanation, Ref, explain, find, name_of, rows
 from warehouse.identity_store import (
     IdentityReport,
@@ -385,6 +386,7 @@ class WhatIf:
     merges: list[tuple[str, str]]
     splits: list[tuple[str, str]]
     touched_people: int
+    audiences: list[Audience]
 
 
 def what_if(
@@ -411,6 +413,7 @@ def what_if(
             union select other_id from identity.identity_change where run = ?1)""",
             [report.run],
         )[0][0]
+        audiences = affected_audiences(con, report.run)
     finally:
         con.execute("rollback")
     return WhatIf(
@@ -422,6 +425,7 @@ def what_if(
         merges=_pairs(pairs["merge"]),
         splits=_pairs(pairs["split"]),
         touched_people=touched,
+        audiences=audiences,
     )
 
 

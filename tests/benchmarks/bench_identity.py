@@ -71,8 +71,9 @@ def peak() -> float:
 def show(name: str, report: IdentityReport, seconds: float, processor: float, edges: int) -> None:
     stages = "  ".join(f"{stage} {value:.1f}" for stage, value in report.stages.items())
     print(
-        f"{name}: {seconds:.1f} s ({processor:.1f} of processor time, {report.mode}), {report.identifiers:,} identifiers, "
-        f"{edges:,} edges, {report.people:,} people, {report.new_evidence:,} new rows, peak {peak():.1f} GiB\n  {stages}",
+        f"{name}: {seconds:.1f} s ({processor:.1f} of processor time, {report.mode}), {report.identifiers:,} "
+        f"identifiers, {edges:,} edges, {report.people:,} people, {report.new_evidence:,} new rows, "
+        f"peak {peak():.1f} GiB\n  {stages}",
         flush=True,
     )
 

@@ -176,6 +176,40 @@ def test_what_if_counts_are_those_of_the_real_change_and_nothing_is_stored(seed:
     assert told.moved_identifiers == real.moved > 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_if_names_the_tags_whose_holders_would_change(seed: int) -> None:
+    """Counted from the maps before and after by another way: every tag goes along with identifiers."""
+    rng = random.Random(seed)
+    brand = Brand(RULES)
+    brand.add(*(as_seen(item) for item in rows(rng, 40, manual=False)))
+    brand.run()
+    assert decide.what_if(brand.con, RULES, as_of=AS_OF, secret=SECRET).audiences == []
+    brand.con.execute("attach ':memory:' as marts_db")
+    brand.con.execute("create schema marts_db.marts")
+    brand.con.execute("create table marts_db.marts.fct_tags_current (one_id text, tag_group text, value text)")
+    before = brand.mapping()
+    tags = {(one, rng.choice(["value", "stage"]), rng.choice("ab")) for one in sorted(set(before.values()))}
+    brand.con.executemany("insert into marts_db.marts.fct_tags_current values (?, ?, ?)", sorted(tags))
+    other = IdentityRules.model_validate({**RULES.model_dump(by_alias=True), "source_tiers": {"shop": {"bind": 4}}})
+    other.types["member_id"] = other.types["member_id"].model_copy(update={"limit": 3})
+    told = decide.what_if(brand.con, other, as_of=AS_OF, secret=SECRET).audiences
+    brand.run(rules=other)
+    after = brand.mapping()
+    moved = {(before.get(name), after.get(name)) for name in {*before, *after} if before.get(name) != after.get(name)}
+    expected = {}
+    for group, value in {tag[1:] for tag in tags}:
+        holders = {one for one, *tag in tags if tag == [group, value]}
+        gone = holders - set(after.values())
+        heirs = {new for old, new in moved if old in holders and new} - holders
+        touched = {one for pair in moved for one in pair if one in holders} - gone
+        if gone or heirs or touched:
+            expected[group, value] = (len(holders), len(gone), len(heirs), len(touched))
+    assert expected
+    assert {
+        (tag.tag_group, tag.value): (tag.holders, tag.leaving, tag.entering, tag.regrouped) for tag in told
+    } == expected
+
+
 def test_what_if_names_the_gates_that_would_stop_it() -> None:
     brand = Brand()
     brand.run(*(seen(member_id=f"m{i}", unionid="u1") for i in range(4)))

@@ -20,6 +20,7 @@ from cdp.errors import CheckFailedError, ConfigError
 from cdp.identity.drawing import draw
 from cdp.identity.memory import run_scenario
 from cdp.identity.rules import IdentityRules
+from cdp.identity.scenario_page import scenario_page
 from cdp.privacy.masking import mask_email, mask_phone
 from warehouse import identity_assertions as decide
 from warehouse import identity_queries as ask
@@ -368,9 +369,13 @@ def as_of(
 
 
 @app.command()
-def scenarios() -> None:
+def scenarios(
+    page: Annotated[Path | None, typer.Option("--page", help="also write the cases as a page of Markdown")] = None,
+) -> None:
     """Run the given/when/then cases of config/identity.yaml."""
     rules = _rules()
+    if page:
+        page.write_text(scenario_page(rules), encoding="utf-8")
     faults = []
     for scenario in rules.scenarios:
         broken = run_scenario(scenario, rules)

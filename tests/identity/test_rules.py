@@ -10,6 +10,7 @@ from cdp.config import parse
 from cdp.errors import ConfigError
 from cdp.identity.memory import run_scenario
 from cdp.identity.rules import IdentityRules
+from cdp.identity.scenario_page import scenario_page
 
 FILE = Path(__file__).parents[2] / "config" / "identity.yaml"
 SHIPPED = parse(FILE.read_text(encoding="utf-8"), IdentityRules, file="identity.yaml")
@@ -31,6 +32,16 @@ def test_breaking_a_rule_turns_a_scenario_red() -> None:
     worse = parse("types: {phone: {max_links: {}}, member_id: {limit: 2}}", IdentityRules, file="identity.yaml")
     faults = [fault for scenario in SHIPPED.scenarios for fault in run_scenario(scenario, worse)]
     assert faults == ["a family shares a phone and stays several people: expected different persons for mother, son"]
+
+
+def test_the_page_of_scenarios_is_fresh() -> None:
+    """Write it anew with `cdp identity scenarios --page docs/reference/identity-scenarios.md`."""
+    page = FILE.parents[1] / "docs" / "reference" / "identity-scenarios.md"
+    assert page.read_text(encoding="utf-8") == scenario_page(SHIPPED)
+    assert "**Broken**" not in scenario_page(SHIPPED)
+    free = {"types": {"phone": {"max_links": {}}, "member_id": {"limit": 2}}, "scenarios": SHIPPED.scenarios}
+    worse = IdentityRules.model_validate(free)
+    assert "**Broken**: a family shares a phone" in scenario_page(worse)
 
 
 def test_a_type_of_one_s_own_lies_over_the_shipped_ones() -> None:

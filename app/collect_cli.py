@@ -16,6 +16,7 @@ from connectors.collector.server import serve
 from connectors.collector.settings import CollectorConfig
 from connectors.settings import SourcesConfig, WeComSource, resolve
 from connectors.wecom.callbacks import CallbackError, CallbackReceiver
+from pipelines.collected import collector_config
 from warehouse.home import Home, load_config
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -48,13 +49,6 @@ def collect(
     console.print("[green]✓[/] stopped; every file is closed")
 
 
-def collector_config(home: Home) -> CollectorConfig:
-    """`config/collector.yaml`, or its defaults where the home has none."""
-    if not (home.config / "collector.yaml").is_file():
-        return CollectorConfig()
-    return load_config(home, "collector.yaml", CollectorConfig)
-
-
 def collector_of(home: Home, config: CollectorConfig, environment: Mapping[str, str]) -> Collector:
     """The collector of *home*. Raises `ConfigError` for a secret that is not set."""
     keys = {
@@ -63,11 +57,16 @@ def collector_of(home: Home, config: CollectorConfig, environment: Mapping[str, 
     }
     return Collector(
         config,
-        Folders(home.root / "data" / "collected", home.rejects / "_collector"),
+        folders_of(home),
         write_keys=frozenset(keys),
         receivers=receivers(home, load_config(home, "sources.yaml", SourcesConfig), environment),
         refusals=(CallbackError,),
     )
+
+
+def folders_of(home: Home) -> Folders:
+    """Where the collector of *home* writes."""
+    return Folders(home.root / "data" / "collected", home.rejects / "_collector")
 
 
 def receivers(home: Home, sources: SourcesConfig, environment: Mapping[str, str]) -> dict[str, CallbackReceiver]:

@@ -12,6 +12,7 @@ import polars as pl
 import typer
 from rich.table import Table
 
+from app.collector_rejects import COLLECTOR, refused, replay_refused, write_refused
 from app.context import brand, config, console, home, instant
 from app.reject_book import write_rejects
 from app.scaffold_cli import add
@@ -120,7 +121,10 @@ def replay(
     path: Annotated[Path, typer.Argument(help="mended rows: what `rejects --to` wrote", exists=True, dir_okay=False)],
     stream: Annotated[str | None, typer.Option(help="only this stream; default: every sheet")] = None,
 ) -> None:
-    """Land mended rejects by the rules of their source."""
+    """Land mended rejects by the rules of their source; those of `_collector` are collected again."""
+    if name == COLLECTOR:
+        console.print(replay_refused(home(), path), markup=False)
+        return
     settings = _settings(name)
     declared = {item.name: item for item in registry.source_streams(settings)}
     chosen = [stream] if stream else [item for item in _sheets(path) or declared if item in declared]
@@ -145,10 +149,13 @@ def rejects(
     to: Annotated[Path | None, typer.Option("--to", help="write them as .xlsx, to be mended and loaded again")] = None,
     limit: Annotated[int, typer.Option(help="rows shown")] = 20,
 ) -> None:
-    """Rows that could not be read, newest first: file, row, column, reason."""
-    frame = _rejects(name)
-    if to is not None:
+    """Rows that could not be read, newest first: file, row, column, reason. `_collector`: what it refused."""
+    frame = refused(home()) if name == COLLECTOR else _rejects(name)
+    if to is not None and name == COLLECTOR:
+        write_refused(frame, to)
+    elif to is not None:
         write_rejects(frame, to)
+    if to is not None:
         console.print(f"{frame.height} rejected rows written to {to}")
         return
     if not frame.height:

@@ -56,11 +56,12 @@ class Collector:
         self.limits = Limits(_mb(config.max_body_mb), _mb(config.max_unpacked_mb), int(config.max_event_kb * 1024))
         self.started = self.clock()
         self.seen: OrderedDict[bytes, None] = OrderedDict()
-        logs = {name: self._log(name) for name in (SENSORS, SEGMENT, CALLBACKS, REJECTS)}
+        logs = {name: self.log(name) for name in (SENSORS, SEGMENT, CALLBACKS, REJECTS)}
         self._rejects = logs[REJECTS]
         self.journal = Journal(logs)
 
-    def _log(self, name: str) -> SegmentLog:
+    def log(self, name: str) -> SegmentLog:
+        """A file of its own beside those other processes write."""
         return SegmentLog(
             self.folders.of(name),
             max_bytes=_mb(self.config.segment_mb),

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 OPEN, CLOSED = ".open", ".jsonl"
+STAMP = "%Y%m%dT%H%M%S.%fZ"  # begins the name of a closed file
 _TAIL_BLOCK = 1 << 16
 
 Clock = Callable[[], datetime]
@@ -117,7 +118,7 @@ def hand_over(path: Path, size: int, now: datetime) -> Path | None:
     if size == 0:
         path.unlink()
         return None
-    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    stamp = now.astimezone(UTC).strftime(STAMP)
     target = path.with_name(f"{stamp}-{path.name[:8]}{CLOSED}")
     path.rename(target)
     sync_folder(path.parent)

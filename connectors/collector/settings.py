@@ -20,6 +20,9 @@ class CollectorConfig(Strict):
     segment_seconds: float = Field(
         default=300, gt=0, le=86_400, description="… or at this age; only closed files are landed"
     )
+    keep_days: float | None = Field(
+        default=30, ge=0, description="days a closed file stays after it has landed; empty: for ever"
+    )
     allowed_origins: list[str] = Field(default=["*"], description="pages that may send (CORS)")
     projects: list[str] = Field(default_factory=list, description="神策 `project` names let in; empty: all")
     write_keys: dict[str, Secret] = Field(

@@ -59,15 +59,20 @@ def unread(
     *,
     failed: Container[str] = (),
     whole: bool = False,
+    forget: bool = False,
 ) -> Iterator[Found]:
     """Files whose content has not been read yet, in name order; each carries the state to save once it is landed.
 
     A file of unchanged size and time is not opened. *failed*: names (the caller adds to it) of files that could not be
     read; no later state counts them as read. With *whole*, all files come as soon as one is new (full dumps).
+    With *forget*, files that are gone are forgotten: for lines, which are known by themselves when they come again.
     """
     files: dict[str, list[Any]] = {name: list(facts) for name, facts in state.get("files", {}).items()}
     landed = {facts[0] for facts in files.values()}
     found = [_facts(path, _name(path, root), files) for path in find(patterns, root)]
+    if forget:  # but not before this pass, so that a file that was only renamed is known
+        there = {name for _, name, _ in found}
+        files = {name: facts for name, facts in files.items() if name in there}
     everything = whole and any(facts[0] not in landed for _, _, facts in found)
     for path, name, facts in found:
         if facts[0] in landed and not everything:

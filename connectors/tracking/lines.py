@@ -48,7 +48,7 @@ class LinesConnector:
     def pull(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch | JsonLines]:
         """One `JsonLines` a file. A file that landing refuses (thrown in here) is left out and told at the end."""
         faults: dict[str, CdpError] = {}
-        for found in unread(self.context.settings.path, self.context.root, state, failed=faults):
+        for found in unread(self.context.settings.path, self.context.root, state, failed=faults, forget=True):
             try:
                 with plain_lines(found.path, self.expand) as path:
                     yield JsonLines(stream.name, path, self.fields, found.state, self.known, found.name)

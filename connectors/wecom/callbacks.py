@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -241,13 +241,17 @@ def read_callbacks(folder: Path, corpid: str, state: Mapping[str, Any]) -> Itera
     be read; within those minutes two collectors may close their files in another order than they are named.
     """
     read = sorted(str(name) for name in state.get("read", ()))
-    floor = _floor(read[-1]) if read else ""
     for path in sorted(folder.glob("*.jsonl")):
-        if not _SEGMENT_NAME.match(path.name) or path.name < floor or path.name in read:
+        if not _SEGMENT_NAME.match(path.name) or was_read(path.name, read):
             continue
         read = sorted({*read, path.name})
         read = [name for name in read if name >= _floor(read[-1])]
         yield _segment(path, corpid, {"read": read})
+
+
+def was_read(name: str, read: Sequence[str]) -> bool:
+    """Whether the segment called *name* has been read, by the names in a state."""
+    return name in read or (bool(read) and name < _floor(max(read)))
 
 
 def _floor(name: str) -> str:

@@ -9,9 +9,11 @@ import dagster as dg
 
 from cdp.errors import CdpError, RetriableError
 from connectors import registry
-from connectors.settings import SourcesConfig
+from connectors.settings import SourcesConfig, TrackingSource, WeComSource
+from pipelines.collected import prune_collected
 from pipelines.progress import Tracker, track
 from pipelines.resources import BrandHome
+from warehouse.home import load_config
 from warehouse.landing import LandingReport, land
 
 CHECK = "pull__complete"
@@ -70,8 +72,22 @@ def _pull(name: str, settings: Any) -> dg.AssetsDefinition:
                 duplicates=sum(report.duplicates for report in reports.values()),
                 rejected=sum(report.rejected for report in reports.values()),
             )
+            if isinstance(settings, TrackingSource | WeComSource):
+                _prune(brand_home, tracker)
 
     return pull
+
+
+def _prune(brand_home: BrandHome, tracker: Tracker) -> None:
+    """Collected files that have landed and are old; a folder that cannot be written fails no pull."""
+    sources = load_config(brand_home.home, "sources.yaml", SourcesConfig)
+    try:
+        removed = prune_collected(brand_home.home, sources, now=datetime.now(UTC))
+    except OSError as error:
+        tracker.note(not_pruned=str(error))
+    else:
+        if removed:
+            tracker.note(collected_files_removed=len(removed))
 
 
 def _land(brand_home: BrandHome, name: str, settings: Any, stream: str, tracker: Tracker) -> LandingReport:

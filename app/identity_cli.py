@@ -250,26 +250,22 @@ def forget(
     keep_days: Annotated[
         int | None, typer.Option(help="days that old evidence stays barred; default: for ever")
     ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="who asked, and how; kept")] = "asked to be forgotten",
     as_json: _JSON = False,
 ) -> None:
-    """Erase persons from the identity graph and its history; evidence that comes again stays out."""
-    with _warehouse(write=True) as con:
-        refs = [ask.find(con, text) for text in identifiers]
-        done = decide.forget(
-            con, _rules(), refs, now=datetime.now(UTC), secret=identity_secret(home()), apply=apply,
-            whole_person=not only, keep_days=keep_days,
-        )  # fmt: skip
-    if as_json:
-        _print_json(done)
-        return
-    console.print("erased:" if done.applied else "would erase (nothing was done; --apply does it):")
-    for name in ("identifiers", "raw_values", "evidence_rows", "edges", "decisions", "map_rows"):
-        console.print(f"  {getattr(done, name):,} {name.replace('_', ' ')}", highlight=False)
-    console.print(
-        f"  {len(done.people_ended)} persons end, {len(done.people_changed)} lose identifiers", highlight=False
-    )
-    if done.applied:
-        console.print(f"looked for in {len(done.elsewhere)} columns afterwards: found in none", highlight=False)
+    """Erase persons from the whole home: tables, files, snapshots, ledgers, plans. What comes again stays out."""
+    from app.privacy_cli import print_json, scene, show, told
+    from warehouse.erasure import erase, preview
+
+    with told() as tell:
+        where, now = scene(home(), progress=tell), datetime.now(UTC)
+        if apply:
+            report = erase(
+                where, identifiers, actor=_author(), reason=reason, now=now, whole_person=not only, keep_days=keep_days
+            )
+        else:
+            report = preview(where, identifiers, now=now, whole_person=not only)
+    print_json(report) if as_json else show(report)
 
 
 @app.command("what-if")
@@ -314,6 +310,9 @@ def health(as_json: _JSON = False) -> None:
         _print_json(found)
         return
     for name, value in found.items():
+        if isinstance(value, dict):
+            console.print(_wrong_merges(value), highlight=False)
+            continue
         if not isinstance(value, list):
             shown = f"{value:.3%}" if isinstance(value, float) else f"{value:,}"
             console.print(f"{name.replace('_', ' ')}: {shown}", highlight=False)
@@ -327,6 +326,16 @@ def health(as_json: _JSON = False) -> None:
                 *(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
             )
         console.print(table)
+
+
+def _wrong_merges(told: dict[str, Any]) -> str:
+    """The estimate of unnoticed wrong merges in words."""
+    if "expected" not in told:
+        return "wrong merges: no estimate, nobody has an id of which a person holds but one"
+    return (
+        f"wrong merges that nothing contradicted, estimated: {told['expected']:.1f} "
+        f"(95 %: {told['low']:,} to {told['high']:,}) among {told['people']:,} people"
+    )
 
 
 @app.command()

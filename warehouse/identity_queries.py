@@ -11,6 +11,7 @@ import duckdb
 
 from cdp.errors import FatalError
 from cdp.identity.explain import chain, hinges, smallest_cut
+from cdp.identity.quality import wrong_merges
 
 Rows = list[tuple[Any, ...]]
 
@@ -319,11 +320,33 @@ def health(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
             group by all order by 3 desc, 1, 2"""),
         "contradiction_rate": refused / known if known else 0.0,
         "contradictions": refused,
+        "wrong_merges": _wrong_merges(con, refused),
         "clamped_times": rows(con, "select count(*) from identity.evidence where clamped")[0][0],
         "assertions": rows(con, """select kind, count(*) from identity.assertion where withdrawn_at is null
             group by all order by 1"""),
         "largest": rows(con, """select one_id, kind, identifier_count from identity.person
             order by identifier_count desc, one_id limit 10"""),
+    }  # fmt: skip
+
+
+def _wrong_merges(con: duckdb.DuckDBPyConnection, contradictions: int) -> dict[str, Any]:
+    """How many wrong merges stand unnoticed, estimated from those that two ids of class 0 contradicted."""
+    members, people = rows(con, """
+        with held as (
+            select map.number, min(registry.class) as class from identity.identity_map as map
+            inner join identity.node as node on map.node_id = node.node_id
+            inner join identity.type_registry as registry on node.type = registry.type
+            where map.run_to is null group by map.number
+        )
+        select count(*) filter (held.class = 0), count(*)
+        from identity.person as person inner join held on person.number = held.number
+        where person.kind = 'person' and not person.anonymous""")[0]  # fmt: skip
+    told = wrong_merges(contradictions, members / people if people else 0.0)
+    if told is None:
+        return {"contradictions": contradictions, "people": people}
+    return {
+        "contradictions": told.seen, "people": people, "seen_share": told.seen_share, "expected": told.expected,
+        "low": told.low, "high": told.high,
     }  # fmt: skip
 
 

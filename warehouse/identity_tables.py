@@ -201,6 +201,36 @@ inner join (select * from identity.identity_map where run_to is null) as map
     on coalesce(slice.slice_node, value.node_id) = map.node_id
 inner join identity.person as person on map.number = person.number;
 
+-- The three levels of one identifier: what machine it is on, whose it is, which household. Ids of class 3 are machines;
+-- an id of class 4 (cookie, session) is on the machine it was seen with most often, else it stands for one itself.
+create or replace view identity.levels as
+with machines as (
+    select item.node_id, item.class, lower(hex(node.node_hash)) as device
+    from identity.identifier as item inner join identity.node as node on item.node_id = node.node_id
+    where item.class in (3, 4) and node.epoch = 1 and item.status not in ('blocked', 'relay')
+),
+seen_on as (
+    select cookie.node_id, machine.device,
+        row_number() over (
+            partition by cookie.node_id
+            order by sum(evidence.observations) desc, max(evidence.last_time) desc, machine.device
+        ) as place
+    from identity.evidence_node as link
+    inner join machines as cookie on link.node_id = cookie.node_id and cookie.class = 4
+    inner join identity.evidence_node as other on link.row_id = other.row_id
+    inner join machines as machine on other.node_id = machine.node_id and machine.class = 3
+    inner join identity.evidence as evidence on link.row_id = evidence.row_id and evidence.kind <> 'unbind'
+    group by cookie.node_id, machine.device
+)
+select item.node_id, item.type, item.scope, item.value_norm, item.epoch,
+    coalesce(seen_on.device, machines.device) as device_id,
+    map.one_id, people.kind, people.household_id
+from identity.identifier as item
+left join machines on item.node_id = machines.node_id
+left join seen_on on item.node_id = seen_on.node_id and seen_on.place = 1
+left join (select * from identity.identity_map where run_to is null) as map on item.node_id = map.node_id
+left join identity.people as people on map.one_id = people.one_id;
+
 create or replace macro identity.resolve(the_type, the_scope, the_value, valid_at, known_at) as table
 select map.one_id, coalesce(now.one_id, map.one_id) as current_one_id, map.tx_from as known_from, map.tx_to as known_to
 from identity.identifier_value as value

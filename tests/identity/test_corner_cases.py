@@ -327,6 +327,29 @@ def test_29_shared_phone_of_a_family_two_people_one_household() -> None:
     assert households["m1"] == households["m2"] != households["m3"]
 
 
+def test_29b_a_landline_makes_one_household_two_people_and_leaves_every_device_apart() -> None:
+    """Person, household and device from one set of evidence (identity.md § 1, row 22)."""
+    brand = Brand()
+    brand.run(
+        seen(member_id="m1", phone="021-6234 5678"), seen(at=9, member_id="m2", phone="+86 21 6234 5678"),
+        seen("login", 1, member_id="m1", device_id="d1", anonymous_id="a1"),
+        seen("login", 2, member_id="m2", device_id="d2", anonymous_id="a2"),
+        seen("co_occurrence", 3, device_id="d1", anonymous_id="a3"),
+        seen("co_occurrence", 3, device_id="d2", anonymous_id="a3"),
+        seen("co_occurrence", 4, device_id="d2", anonymous_id="a3"),
+        seen("login", 5, member_id="m1", anonymous_id="a4"),
+    )  # fmt: skip
+    levels = {
+        value: row for value, *row in brand.con.execute("""
+            select value_norm, device_id, one_id, household_id from identity.levels""").fetchall()
+    }  # fmt: skip
+    assert levels["+862162345678"][1] == levels["m1"][1] != levels["m2"][1]
+    assert levels["m1"][2] == levels["m2"][2] is not None
+    assert levels["a1"][0] == levels["d1"][0] != levels["d2"][0] == levels["a2"][0] == levels["a3"][0]
+    assert levels["a4"][0] not in (levels["d1"][0], levels["d2"][0], None)
+    assert levels["m1"][0] is None
+
+
 def test_30_shop_ipad_with_many_logins_is_owned_by_intervals() -> None:
     brand = Brand(rules_with(device_id={"shared_policy": "time_slice", "max_links": {"member_id": 3}}))
     brand.run(*(seen("login", i, member_id=f"m{i:03}", device_id="ipad") for i in range(60)))

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,18 +21,17 @@ from typing import Any
 import duckdb
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from cdp.errors import CdpError, FatalError, RejectBudgetError
 from cdp.streams import POLARS_TYPES, Batch, Connector, JsonLines, Reject, Stream
 from warehouse.home import Home
+from warehouse.landing_digests import row_digests
 from warehouse.landing_frames import META, Prepared, empty, prepare, with_extra
 from warehouse.landing_ledger import BatchRecord, LandingLedger
 from warehouse.landing_lines import KnownKeys, LinesResult, read_lines
 from warehouse.suppression import Barrier
 
 COMMIT_ROWS = 50_000
-ARROW_ROWS = 20_000
 # A handful of bad rows in a small file is told, not fatal: the budget is a share, and shares of few rows say little.
 GRACE_ROWS = 10
 MEMORY_LIMIT = "2GB"
@@ -108,7 +107,7 @@ def land(
     connector raises, after the pages read so far were committed.
     """
     ledger = LandingLedger(home.landing_ledger)
-    with _stream_lock(home, source, stream.name):
+    with stream_lock(home, source, stream.name):
         ledger.start_attempt(source, stream.name, now)
         landing = _Landing(home, ledger, source, stream, now, full=full)
         try:
@@ -210,7 +209,7 @@ class _Landing:
         seq = self.ledger.reserve()
         self._check_budget(received, prepared.rejects, seq, file)
         con = self._engine()
-        hashed = self._hashed(con, prepared)
+        hashed = self._hashed(prepared)
         news = self._fresh(con, hashed)
         fresh, suppressed = self.barrier.sift(con, news)
         self._note_seen(con, hashed, batches)
@@ -243,33 +242,13 @@ class _Landing:
         self.keys = None
         return record
 
-    def _hashed(self, con: duckdb.DuckDBPyConnection, prepared: Prepared) -> pl.DataFrame:
+    def _hashed(self, prepared: Prepared) -> pl.DataFrame:
         """The prepared rows with `_extra`, `_row_hash`, `_key_hash` and their order `_ord`."""
         frame = with_extra(prepared.frame).with_row_index("_ord").with_columns(pl.col("_ord").cast(pl.Int64))
-        if not frame.height:
-            return frame.with_columns(
-                pl.lit(None, pl.UInt64).alias("_row_hash"), pl.lit(None, pl.UInt64).alias("_key_hash")
-            )
-        columns = [*[column.name for column in self.stream.columns], "_extra"]
-        filled = [name for name in columns if frame[name].null_count() < len(frame)]
-        key = [(name, self.stream.column(name).type) for name in self.stream.key]
-        content = [*[(column.name, column.type) for column in self.stream.columns], ("_extra", "json")]
-        used = list(dict.fromkeys(["_ord", *filled, *[name for name, _ in key]]))
-        # Batches of a size that lets DuckDB scan them on all cores.
-        con.register("incoming", pa.Table.from_batches(frame.select(used).to_arrow().to_batches(ARROW_ROWS)))
-        try:
-            found = _frame(
-                con,
-                f"""
-                select
-                    md5_number_lower({_text_sql(key)}) as _key_hash,
-                    md5_number_lower({_text_sql(content, filled)}) as _row_hash
-                from incoming order by _ord
-                """,
-            )
-        finally:
-            con.unregister("incoming")
-        return frame.with_columns(found["_row_hash"], found["_key_hash"])
+        content = [*[column.name for column in self.stream.columns], "_extra"]
+        return frame.with_columns(
+            row_digests(frame, content).alias("_row_hash"), row_digests(frame, self.stream.key).alias("_key_hash")
+        )
 
     def _fresh(self, con: duckdb.DuckDBPyConnection, hashed: pl.DataFrame) -> pl.DataFrame:
         """Rows that are news: a new key (append), or content other than the version before it (versioned)."""
@@ -464,9 +443,9 @@ class _Landing:
         if not batch.frame.height:
             return
         typed = prepare([replace(batch, keys_only=False)], replace(self.stream, columns=self._key_columns()))
-        con.register("keys", typed.frame.to_arrow())
-        key = _text_sql([(column.name, column.type) for column in self._key_columns()])
-        con.execute(f"insert into seen select md5_number_lower({key}) from keys")
+        keys = row_digests(typed.frame, self.stream.key).alias("_key_hash").to_frame()
+        con.register("keys", keys.to_arrow())
+        con.execute("insert into seen select _key_hash from keys")
         con.unregister("keys")
 
     def _key_columns(self) -> tuple[Any, ...]:
@@ -594,24 +573,6 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _text_sql(columns: Sequence[tuple[str, str]], filled: Collection[str] | None = None) -> str:
-    """The cells of a row as one text; empty cells are told from missing ones. *filled*: columns that hold anything."""
-    cells = [
-        f"coalesce({_cell_sql(name, kind)}, chr(1))" if filled is None or name in filled else "chr(1)"
-        for name, kind in columns
-    ]
-    return f"concat_ws(chr(31), {', '.join(cells)})"
-
-
-def _cell_sql(name: str, kind: str) -> str:
-    cell = f"epoch_us({_quoted(name)})" if kind == "timestamp" else _quoted(name)
-    return cell if kind in ("text", "json") else f"cast({cell} as varchar)"
-
-
 def _batch_id(seq: int) -> str:
     return f"b{seq:010d}"
 
@@ -641,7 +602,7 @@ def _remove_orphans(folder: Path, rejects: Path, records: Sequence[BatchRecord])
 
 
 @contextmanager
-def _stream_lock(home: Home, source: str, stream: str) -> Iterator[None]:
+def stream_lock(home: Home, source: str, stream: str) -> Iterator[None]:
     """One landing of a stream at a time, over all processes; a second one is told, not queued."""
     folder = home.root / "data" / "tmp" / "locks"
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,12 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from cdp.errors import FatalError
 from cdp.streams import Column, JsonLines, Reject, Stream
+from warehouse.landing_digests import Digests, digests
 
 # Larger than any honest event; a line beyond it is an error that names the file.
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -42,7 +43,6 @@ _BLOCK = 8 * 1024 * 1024
 _LINE_FEED, _SPACE = 10, 32
 _DICTIONARY_ROWS, _DICTIONARY_VALUES = 2_000, 500
 
-Digests = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -64,18 +64,18 @@ class LinesResult:
 class KnownKeys:
     """The digests of what has landed, as two sorted arrays: a large one, and a small one of what came lately."""
 
-    def __init__(self, digests: Digests) -> None:
-        self._old = np.sort(digests)
-        self._late = digests[:0]
+    def __init__(self, keys: Digests) -> None:
+        self._old = np.sort(keys)
+        self._late = keys[:0]
 
-    def first_seen(self, digests: Digests) -> npt.NDArray[np.bool_]:
-        """Which of *digests* are news, the first of equal ones; from now on all of them are known."""
-        values, places = np.unique(digests, return_index=True)
+    def first_seen(self, keys: Digests) -> npt.NDArray[np.bool_]:
+        """Which of *keys* are news, the first of equal ones; from now on all of them are known."""
+        values, places = np.unique(keys, return_index=True)
         fresh = ~(_among(values, self._old) | _among(values, self._late))
         self._late = _merged(self._late, values[fresh])
         if len(self._late) * 8 > len(self._old):
             self._old, self._late = _merged(self._old, self._late), self._late[:0]
-        news = np.zeros(len(digests), dtype=np.bool_)
+        news = np.zeros(len(keys), dtype=np.bool_)
         news[places[fresh]] = True
         return news
 
@@ -157,22 +157,22 @@ class _Run:
         self.received += chunk.num_rows
         reasons = chunk.column("_reject")
         good = reasons.is_null().to_numpy(zero_copy_only=False)
-        digests = _digests(chunk)
+        keys = _key_digests(chunk)
         keep = good.copy()
-        keep[good] = self.known.first_seen(digests[good])
+        keep[good] = self.known.first_seen(keys[good])
         self.faults += [(int(numbers[place]), reasons[place].as_py()) for place in np.flatnonzero(~good)]
         self._note_news(chunk, good)
         if not keep.all():
-            chunk, digests, numbers = chunk.filter(pa.array(keep)), digests[keep], numbers[keep]
+            chunk, keys, numbers = chunk.filter(pa.array(keep)), keys[keep], numbers[keep]
         if chunk.num_rows:
-            self._write(chunk.drop_columns(list(_WORKING)), digests, numbers)
+            self._write(chunk.drop_columns(list(_WORKING)), keys, numbers)
 
     def _note_news(self, chunk: pa.RecordBatch, good: npt.NDArray[np.bool_]) -> None:
         told = chunk.column("_news")
         if told.null_count < len(told):
             self.news |= {name for names in told.filter(pa.array(good)).to_pylist() for name in names or ()}
 
-    def _write(self, rows: pa.RecordBatch, digests: Digests, numbers: Numbers) -> None:
+    def _write(self, rows: pa.RecordBatch, keys: Digests, numbers: Numbers) -> None:
         place = np.arange(self.landed + 1, self.landed + 1 + rows.num_rows)
         # A row that stands where its line stood needs no number: readers take its place in the file.
         told = None if np.array_equal(place, numbers) else numbers
@@ -180,7 +180,7 @@ class _Run:
         more = {name: pa.repeat(pa.scalar(value), count) for name, value in self.constants.items()}
         more["_row_number"] = pa.nulls(count, pa.int64()) if told is None else pa.array(told, pa.int64())
         more["_row_hash"] = pa.nulls(count, pa.uint64())  # lines never change: the key says it all
-        more["_key_hash"] = pa.array(digests)
+        more["_key_hash"] = pa.array(keys)
         table = pa.table({**dict(zip(rows.schema.names, rows.columns, strict=True)), **more})
         if self.writer is None:
             self.writer = _writer(self.path, table)
@@ -243,17 +243,10 @@ def _blank(path: Path, suspects: Sequence[tuple[int, int]]) -> list[int]:
     return blank
 
 
-def _digests(chunk: pa.RecordBatch) -> Digests:
-    """64 bits of XXH3 of a line's own key, or of the whole line where it has none.
-
-    Not DuckDB's `hash`: lines of the same shape collide there, and a collision would lose a line.
-    """
-    digest = xxhash.xxh3_64_intdigest
-    keys, whole = (chunk.column(name).cast(pa.binary()) for name in ("_key", "_line"))
-    if keys.null_count == len(keys):
-        return np.fromiter((digest(line or b"") for line in whole.to_pylist()), np.uint64, len(whole))
-    pairs = zip(keys.to_pylist(), whole.to_pylist(), strict=True)
-    return np.fromiter((digest(line or b"" if key is None else key) for key, line in pairs), np.uint64, len(keys))
+def _key_digests(chunk: pa.RecordBatch) -> Digests:
+    """The digest of a line's own key, or of the whole line where it has none."""
+    keys, whole = chunk.column("_key"), chunk.column("_line")
+    return digests(whole if keys.null_count == len(keys) else pc.coalesce(keys, whole))
 
 
 def _parsing(lines: JsonLines, stream: Stream) -> str:

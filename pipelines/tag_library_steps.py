@@ -70,8 +70,8 @@ def retire(desk: Desk, key: str, *, write: bool, progress: Progress | None = Non
     if any(tag.key == key for group in known.groups for tag in group.tags):
         raise ConfigError(f"tag `{key}` is still declared", hint="take it out of config/tags.yaml first")
     holders = 0
-    step = desk.session(progress=progress).step("read")
-    for _, reads in read_staff(desk.client, sorted(known.remote.staff), done=step):
+    shown = desk.session(progress=progress).step("read")
+    for _, reads in read_staff(desk.client, sorted(known.remote.staff), done=shown):
         desk.ledger.save_reads(reads, now=desk.now())
         holders += sum(mine.tag_id in read.tag_ids for read in reads)
     steps = diff(

@@ -42,21 +42,76 @@ TABLES: dict[str, tuple[str, str, dict[str, pl.DataType]]] = {
 _LISTS = ("add_tags", "remove_tags")
 
 
+_EVENT = (
+    *("corpid", "userid", "external_userid", "tag_id", "change"),
+    *("actor", "plan_id", "after_at", "seen_at"),
+)
+# What the models read of the ledger, in schema `raw`: the read-back enters as a source like any other.
+SOURCES: dict[str, tuple[str, dict[str, pl.DataType]]] = {
+    "sync__tags": (
+        "select tag_id, key, name, group_name, state from register order by tag_id",
+        dict.fromkeys(("tag_id", "key", "name", "group_name", "state"), _TEXT),
+    ),
+    # Where a key was retired and made anew it has two ids; the one in use stands for both.
+    "sync__tag_events": (
+        """
+        with written as (
+            select runs.app as corpid, ops.userid, ops.external_userid, sides.value as key, 'added' as change, plan_id,
+                null as after_at, coalesce(ops.started_at, ops.at) as seen_at
+            from ops join runs using (run_id), json_each(ops.add_keys) as sides
+            where ops.state in ('acked', 'verified', 'gap', 'human_changed')
+            union all
+            select runs.app, ops.userid, ops.external_userid, sides.value, 'removed', plan_id,
+                null, coalesce(ops.started_at, ops.at)
+            from ops join runs using (run_id), json_each(ops.remove_keys) as sides
+            where ops.state in ('acked', 'verified', 'gap', 'human_changed')
+        ),
+        ids as (
+            select key, tag_id, row_number() over (partition by key order by state = 'retired', tag_id) as place
+            from register
+        ),
+        corp as (select max(app) as corpid from runs)
+        select corpid, userid, external_userid, tag_id, change, 'platform' as actor, plan_id, after_at, seen_at
+        from written join ids using (key) where place = 1
+        union all
+        select corpid, userid, external_userid, tag_id, direction, case by when 'staff' then 'staff' else 'unknown' end,
+            null, nullif(expected_at, ''), seen_at
+        from drift join ids using (key), corp where place = 1
+        order by 9, 2, 3, 4, 5
+        """,
+        dict.fromkeys(_EVENT, _TEXT),
+    ),
+}
+
+
+def register_sync(con: duckdb.DuckDBPyConnection, ledger: SyncLedger) -> int:
+    """Write what the ledger knows of tags and their changes as `raw.sync__…`, for the models; returns rows written.
+    Replaces what was there."""
+    return sum(_write(con, ledger, f"raw.{name}", sql, columns) for name, (sql, columns) in SOURCES.items())
+
+
 def export_activation(con: duckdb.DuckDBPyConnection, ledger: SyncLedger, *, schema: str = "marts_db.marts") -> int:
     """Write the ledger's outcomes as tables of *schema*, replacing what was there; returns rows written. Idempotent."""
     total = 0
     for name, (text, sql, columns) in TABLES.items():
-        frame = ledger.frame(sql, columns).with_columns(
-            *(
-                pl.col(column).str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-                for column in columns
-                if column.endswith("_at")
-            ),
-            *(pl.col(column).str.json_decode(pl.List(pl.String)) for column in columns if column in _LISTS),
-        )
-        con.register("exported", frame.to_arrow())
-        con.execute(f"create or replace table {schema}.{name} as select * from exported")
+        total += _write(con, ledger, f"{schema}.{name}", sql, columns)
         con.execute(f"comment on table {schema}.{name} is '{text}'")
-        con.unregister("exported")
-        total += frame.height
     return total
+
+
+def _write(
+    con: duckdb.DuckDBPyConnection, ledger: SyncLedger, table: str, sql: str, columns: dict[str, pl.DataType]
+) -> int:
+    """The rows of a query on the ledger as *table*: columns ending in `_at` as instants, those of `_LISTS` as lists."""
+    frame = ledger.frame(sql, columns).with_columns(
+        *(
+            pl.col(column).str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+            for column in columns
+            if column.endswith("_at")
+        ),
+        *(pl.col(column).str.json_decode(pl.List(pl.String)) for column in columns if column in _LISTS),
+    )
+    con.register("exported", frame.to_arrow())
+    con.execute(f"create or replace table {table} as select * from exported")
+    con.unregister("exported")
+    return frame.height

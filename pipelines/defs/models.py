@@ -13,6 +13,8 @@ from pipelines.defs.sources import raw_key
 from pipelines.resources import BrandHome
 from pipelines.sql_assets import key_of, model_assets, model_graph
 from warehouse.raw import register_raw
+from warehouse.sync_export import register_sync
+from warehouse.sync_ledger import SyncLedger
 
 LTV_KEY = dg.AssetKey(["marts", "fct_ltv_people"])
 
@@ -37,6 +39,8 @@ def _register(con: duckdb.DuckDBPyConnection, brand_home: BrandHome) -> None:
     config = brand_home.config("sources.yaml", SourcesConfig)
     sources = registry.raw_sources(config, timezone=brand_home.brand.timezone)
     register_raw(con, brand_home.home, sources, registry.all_streams())
+    with SyncLedger(brand_home.home.sync_ledger) as ledger:
+        register_sync(con, ledger)
 
 
 def _raw_relations(config: SourcesConfig) -> dict[str, list[dg.AssetKey]]:

@@ -83,6 +83,14 @@ def make_raw(con: duckdb.DuckDBPyConnection) -> None:
         "(source varchar, connector varchar, family varchar, key varchar, value varchar)"
     )
     con.execute(
+        "create or replace table raw.sync__tags "
+        "(tag_id varchar, key varchar, name varchar, group_name varchar, state varchar)"
+    )
+    con.execute(
+        "create or replace table raw.sync__tag_events (corpid varchar, userid varchar, external_userid varchar,"
+        " tag_id varchar, change varchar, actor varchar, plan_id varchar, after_at timestamptz, seen_at timestamptz)"
+    )
+    con.execute(
         "create or replace table raw._identity_fields (source varchar, field varchar, type varchar, scope varchar)"
     )
 

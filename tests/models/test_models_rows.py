@@ -384,3 +384,61 @@ def test_a_backfill_makes_its_days_again_and_leaves_the_others(
         ]  # fmt: skip
     run_models(con, graph, ["fct_events"])
     assert ask("select distinct event_name from marts.fct_events") == [("after",)]
+
+
+def test_tags_changed_by_hand_become_facts_and_ours_are_told_once(con: duckdb.DuckDBPyConnection, build) -> None:
+    day = timedelta(days=1)
+    first = [relation("zhang", "wm1", tag_ids=["t1", "ours"]), relation("li", "wm1", tag_ids=["t1"])]
+    land(con, "wecom__relations", first, source="wecom")
+    # A pull sees our own write as well, and a pair that began after the first pull with a tag on it.
+    second = [
+        relation("zhang", "wm1", tag_ids=["t2", "t1"], _loaded_at=LOADED + day),
+        relation("li", "wm2", tag_ids=["t3"], added_at=LOADED + day / 2, _loaded_at=LOADED + day),
+        relation("li", "wm1", tag_ids=["t1"], remark="only the remark", _loaded_at=LOADED + day),
+    ]
+    land(con, "wecom__relations", second, source="wecom")
+    land(
+        con, "wecom__relations", [relation("zhang", "wm1", tag_ids=["t2"], _loaded_at=LOADED + 2 * day)], source="wecom"
+    )
+    land(con, "wecom__tags", [{"tag_id": "t2", "corpid": CORP, "tag_name": "爱喝茶", "group_name": "导购手工"}])
+    told = {"corpid": CORP, "received_at": LOADED + day / 2, "event": "change_external_contact",
+            "change_type": "edit_external_contact", "userid": "zhang", "external_userid": "wm1"}  # fmt: skip
+    land(con, "wecom__callbacks", [
+        told | {"callback_id": "c1", "happened_at": LOADED + day / 4},
+        told | {"callback_id": "c2", "happened_at": LOADED + day / 3},
+        told | {"callback_id": "c2", "happened_at": LOADED + day / 3},
+        told | {"callback_id": "c3", "happened_at": LOADED + 9 * day},
+    ], source="wecom")  # fmt: skip
+    con.execute("insert into raw.sync__tags values ('ours', 'life/复购', '老朋友', '生命周期', 'active')")
+    con.execute(
+        "insert into raw.sync__tag_events values"
+        " ('ww1', 'zhang', 'wm1', 'ours', 'added', 'platform', 'plan-1', null, ?), ('ww1', 'zhang', 'wm1', 'ours', 'removed', 'staff', null, ?, ?)",
+        [LOADED - day, LOADED, LOADED + day],
+    )
+    ask = build()
+    rows = ask(
+        "select userid, external_userid, tag_id, change, actor, changed_at from marts.fct_tag_events order by 6, 1, 3"
+    )
+    assert rows == [
+        ("zhang", "wm1", "ours", "added", "platform", LOADED - day),
+        ("zhang", "wm1", "t2", "added", "staff", LOADED + day / 3),
+        ("li", "wm2", "t3", "added", "unknown", LOADED + day),
+        ("zhang", "wm1", "ours", "removed", "staff", LOADED + day),
+        ("zhang", "wm1", "t1", "removed", "unknown", LOADED + 2 * day),
+    ]
+    assert ask("select tag, tag_name, group_name, plan_id from marts.fct_tag_events where actor = 'platform'") == [
+        ("life/复购", "老朋友", "生命周期", "plan-1")
+    ]
+    assert ask("select tag, tag_name, group_name from marts.fct_tag_events where tag_id = 't2'") == [
+        (None, "爱喝茶", "导购手工")
+    ]
+    assert ask("select count(*), count(one_id), count(distinct tag_event_key) from marts.fct_tag_events") == [(5, 5, 5)]
+
+
+def test_the_owner_is_who_the_member_table_names(con: duckdb.DuckDBPyConnection, build) -> None:
+    land(con, "canonical__people", [
+        {"person_key": "1", "member_id": "M1", "phone": "13800138001", "staff_userid": "zhang", "updated_at": NOON},
+        {"person_key": "2", "crm_id": "C1", "phone": "13800138001", "staff_userid": "li",
+         "updated_at": NOON + timedelta(days=9)},
+    ])  # fmt: skip
+    assert build()("select owner_userid from marts.dim_people") == [("zhang",)]

@@ -95,6 +95,7 @@ dim_people as (
         profiles.city,
         profiles.registered_at,  -- UTC, first registration
         profiles.store_id,
+        profiles.staff_userid as owner_userid,  -- staff member who looks after them, as the member table or CRM says
         profiles.consent_marketing,  -- may be contacted; null = never asked
         coalesce(relations.origin_state, profiles.channel) as origin_channel_id,  -- first contact way, else the registration channel
         coalesce(channels.channel_name, relations.origin_state, profiles.channel) as origin_channel,  -- its name

@@ -76,17 +76,35 @@ def write_marts(con: duckdb.DuckDBPyConnection, tables: Sequence[Table]) -> dict
 
     Returns rows per table. Column order and comments follow `Table.columns`.
     """
-    counts: dict[str, int] = {}
     with transaction(con):
-        for table in tables:
-            target = f"{MARTS}.{table.name}"
-            listed = ", ".join(table.columns)
-            con.execute(f"create or replace table {target} as select {listed} from ({table.select})")
-            con.execute(f"comment on table {target} is {quoted(table.comment)}")
-            for column, text in table.columns.items():
-                con.execute(f"comment on column {target}.{column} is {quoted(text)}")
-            counts[table.name] = con.execute(f"select count(*) from {target}").fetchall()[0][0]
-    return counts
+        return {table.name: put_table(con, table) for table in tables}
+
+
+def put_table(con: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """Replace one marts table inside the caller's transaction; returns its rows."""
+    _put(con, table, "table")
+    return int(con.execute(f"select count(*) from {MARTS}.{table.name}").fetchall()[0][0])
+
+
+def put_view(con: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """The same as a view, which may read only `marts`: nothing else is published."""
+    _put(con, table, "view")
+
+
+def _put(con: duckdb.DuckDBPyConnection, table: Table, kind: str) -> None:
+    target = f"{MARTS}.{table.name}"
+    catalog, schema = MARTS.split(".")
+    other = con.execute(
+        "select lower(table_type) from information_schema.tables"
+        " where table_catalog = ? and table_schema = ? and table_name = ?",
+        [catalog, schema, table.name],
+    ).fetchall()
+    if other and ("view" in other[0][0]) != (kind == "view"):
+        con.execute(f"drop {'view' if kind == 'table' else 'table'} {target}")
+    con.execute(f"create or replace {kind} {target} as select {', '.join(table.columns)} from ({table.select})")
+    con.execute(f"comment on {kind} {target} is {quoted(table.comment)}")
+    for column, text in table.columns.items():
+        con.execute(f"comment on column {target}.{column} is {quoted(text)}")
 
 
 def quoted(text: str) -> str:

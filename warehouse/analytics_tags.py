@@ -1,8 +1,8 @@
-"""Building tags: one pass over features, history by difference, and a current copy that readers and sync use.
+"""Building tags: one pass over features, history by difference, and marts that readers and sync use.
 
 History lives in the internal warehouse (`activation.tag_history`) and survives rebuilding the marts; the marts get
-copies
-in a second transaction, so that a stop between the two is mended by running again.
+copies in a second transaction, so that a stop between the two is mended by running again. What the groups give now is
+compared with what people hold (`activation.tag_living`) in one join; only people who differ are looked at further.
 """
 
 from __future__ import annotations
@@ -12,17 +12,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import duckdb
-import polars as pl
 
 from cdp.config import nearest
 from cdp.errors import CheckFailedError, ConfigError
 from cdp.metrics.durations import microseconds
 from cdp.tags import compile as compiled
 from cdp.tags.config import Group, ManualGroup, ModelGroup, RuleGroup, TagsConfig
-from warehouse.analytics_common import MARTS, Table, business_cut, quoted, transaction, view_of, write_marts
+from warehouse.analytics_common import MARTS, business_cut, quoted, transaction
+from warehouse.analytics_tag_living import (
+    changed_values_sql,
+    compare_with_living,
+    drop_fresh,
+    holders_sql,
+    is_listed,
+    keep_living,
+    living_column,
+    make_fresh,
+)
+from warehouse.analytics_tag_tables import publish_tags
 
 _DDL = """
 create schema if not exists activation;
@@ -43,6 +52,7 @@ create table if not exists activation.tag_health (
     run bigint not null, tag_group text not null, metric text not null, value double not null, low double, high double,
     severity text not null, passed boolean not null, primary key (run, tag_group, metric)
 );
+create table if not exists activation.tag_living (one_id text);
 create table if not exists activation.tag_manual (
     one_id text not null, tag_group text not null, value text not null, set_by text not null,
     set_at timestamptz not null, expires_at timestamptz, primary key (one_id, tag_group, value)
@@ -109,7 +119,7 @@ def build_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, as_of: datet
         )
     with transaction(con):
         run, reports, added = _apply(con, tags, cut.at, thresholds)
-    counts = _publish(con, tags)
+    counts = publish_tags(con, tags)
     people = con.execute("select count(*) from temp.tag_wide").fetchall()[0][0]
     _clean(con)
     return TagReport(run, cut.at, people, tuple(reports), added, counts)
@@ -156,7 +166,7 @@ def prepare(
             thresholds[item.name] = _lookup(con, item, source)
     cuts = {name: thresholds.get(name, list(score.thresholds)) for name, score in tags.scores.items()}
     scores = ", ".join(f"{compiled.score_sql(score, cuts[name])} as {name}" for name, score in tags.scores.items())
-    con.execute(f"create or replace temp table tag_base as select *{', ' + scores if scores else ''} from {source}")
+    con.execute(f"create or replace temp view tag_base as select *{', ' + scores if scores else ''} from {source}")
     for item in wanted:
         if item.kind != "score":
             thresholds[item.name] = _lookup(con, item, "temp.tag_base")
@@ -199,7 +209,7 @@ def values_sql(group: Group, *, marts: str = MARTS) -> str:
         if group.among:
             body = f"select own.* from ({own}) as own inner join (select one_id from temp.tag_base where {group.among})"
             body += " as among on among.one_id = own.one_id"
-    elif isinstance(group, RuleGroup) and (not group.exclusive or group.resolve == "none"):
+    elif is_listed(group):
         body = (
             f"select one_id, unnest(g_{group.id}) as value, generate_subscripts(g_{group.id}, 1) as rank "
             f"from temp.tag_wide where g_{group.id} is not null"
@@ -293,6 +303,9 @@ def forget_tags(con: duckdb.DuckDBPyConnection, one_ids: Sequence[str]) -> int:
     con.execute(_DDL)
     removed = 0
     with transaction(con):
+        con.execute(
+            "delete from activation.tag_living where list_contains($people::text[], one_id)", {"people": list(one_ids)}
+        )
         for table in ("tag_history", "tag_manual"):
             where = "list_contains($people::text[], one_id)"
             query = f"select count(*) from activation.{table} where {where}"
@@ -302,6 +315,9 @@ def forget_tags(con: duckdb.DuckDBPyConnection, one_ids: Sequence[str]) -> int:
 
 
 # ---------------------------------------------------------------- history
+
+# People who were merged or forgotten since the last run.
+_GONE = "select one_id from temp.tag_changed where is_gone"
 
 
 def _apply(
@@ -313,12 +329,16 @@ def _apply(
     same = bool(last) and last[0][1] == cut and last[0][2] == definition
     run = (last[0][0] if last else 0) + 1
     people = con.execute("select count(*) from temp.tag_wide").fetchall()[0][0]
+    own = [group for group in tags.tag_groups if group.overrides or not compiled.column_sql(group, thresholds)]
+    make_fresh(con, tags, {group.id: new_values_sql(group) for group in own})
+    compare_with_living(con, tags)
     reports: list[GroupReport] = []
     added = 0
     for group in tags.tag_groups:
         report, rows = _apply_group(con, group, run, cut, people, compiled.version_of(group, tags.scores))
         reports.append(report)
         added += rows
+    keep_living(con, tags, kept={report.tag_group for report in reports if report.status == "kept"})
     added += _close_dropped_groups(con, tags, run, cut)
     if same and added == 0 and _statuses(con, int(last[0][0])) == {r.tag_group: r.status for r in reports}:
         return int(last[0][0]), reports, 0
@@ -356,10 +376,9 @@ def _statuses(con: duckdb.DuckDBPyConnection, run: int) -> dict[str, str]:
 def _apply_group(
     con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime, people: int, version: str
 ) -> tuple[GroupReport, int]:
-    con.execute(f"create or replace temp table tag_new as {new_values_sql(group)}")
     _difference(con, group, cut)
     counts = con.execute(
-        "select (select count(distinct one_id) from temp.tag_new), (select count(*) from temp.tag_enter),"
+        f"select (select count({living_column(group)}) from temp.tag_fresh), (select count(*) from temp.tag_enter),"
         " (select count(*) from temp.tag_leave)"
     ).fetchall()[0]
     health = _health(con, group, people, cut)
@@ -373,7 +392,7 @@ def _apply_group(
 
 def _close_gone(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime) -> int:
     """End the rows of people who were merged or forgotten: a kept group keeps its values, not its ghosts."""
-    where = "tag_group = $grp and valid_to is null and one_id not in (select one_id from temp.tag_wide)"
+    where = f"tag_group = $grp and valid_to is null and one_id in ({_GONE})"
     query = f"select count(*) from activation.tag_history where {where}"
     count = con.execute(query, {"grp": group.id}).fetchall()[0][0]
     if count:
@@ -400,21 +419,21 @@ def _not_due(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime, versio
 
 
 def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> None:
-    """Temp tables `tag_open` (living rows), `tag_enter` and `tag_leave` against `tag_new`."""
+    """Temp tables `tag_open` and `tag_new` (what people who differ hold and should hold), `tag_enter`, `tag_leave`."""
     con.execute(
         "create or replace temp table tag_open as select one_id, value, rank, valid_from, kept_since"
-        " from activation.tag_history where tag_group = ? and valid_to is null",
+        " from temp.tag_open_all where tag_group = ?",
         [group.id],
     )
+    con.execute(f"create or replace temp table tag_new as {changed_values_sql(group)}")
+    same = "living.one_id = fresh.one_id and living.value = fresh.value and living.rank = fresh.rank"
     con.execute(
-        "create or replace temp table tag_enter as select * from temp.tag_new as fresh anti join temp.tag_open as "
-        "living"
-        " on living.one_id = fresh.one_id and living.value = fresh.value and living.rank = fresh.rank"
+        "create or replace temp table tag_enter as"
+        f" select * from temp.tag_new as fresh anti join temp.tag_open as living on {same}"
     )
     con.execute(
-        "create or replace temp table tag_leave as select * from temp.tag_open as living anti join temp.tag_new as "
-        "fresh"
-        " on living.one_id = fresh.one_id and living.value = fresh.value and living.rank = fresh.rank"
+        "create or replace temp table tag_leave as"
+        f" select * from temp.tag_open as living anti join temp.tag_new as fresh on {same}"
     )
     if group.on_empty == "keep_last":
         limit = microseconds(group.ttl) if group.ttl else None
@@ -423,7 +442,7 @@ def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> 
             f"""
             delete from temp.tag_leave
             where one_id not in (select one_id from temp.tag_new)
-                and one_id in (select one_id from temp.tag_wide)
+                and one_id not in ({_GONE})
                 and not ({expired})
             """,
             {"cut": cut},
@@ -433,52 +452,54 @@ def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> 
 def _write_group(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime, version: str) -> int:
     """Close what left, open what entered. Returns the number of history rows changed."""
     names = {"grp": group.id, "cut": cut, "run": run, "version": version}
-    con.execute(
-        """
-        update activation.tag_history as history
-        set valid_to = $cut, closed_run = $run,
-            closed_cause = case when history.valid_from = $cut then 'restated'
-                when history.one_id not in (select one_id from temp.tag_wide) then 'identity'
-                else 'changed' end
-        from temp.tag_leave as leaving
-        where history.tag_group = $grp and history.valid_to is null and history.one_id = leaving.one_id
-            and history.value = leaving.value and history.rank = leaving.rank
-        """,
-        {key: names[key] for key in ("grp", "cut", "run")},
-    )
-    con.execute(
-        """
-        insert into activation.tag_history
-        select fresh.one_id, $grp, fresh.value, fresh.rank, $cut, null, $run, null,
-            case when restated.one_id is not null then 'restated' else 'computed' end, null, null, $version
-        from temp.tag_enter as fresh
-        left join (select distinct one_id from temp.tag_leave where valid_from = $cut) as restated
-            on restated.one_id = fresh.one_id
-        """,
-        names,
-    )
+    entering, leaving = con.execute(
+        "select (select count(*) from temp.tag_enter), (select count(*) from temp.tag_leave)"
+    ).fetchall()[0]
+    if leaving:
+        con.execute(
+            f"""
+            update activation.tag_history as history
+            set valid_to = $cut, closed_run = $run,
+                closed_cause = case when history.valid_from = $cut then 'restated'
+                    when history.one_id in ({_GONE}) then 'identity'
+                    else 'changed' end
+            from temp.tag_leave as leaving
+            where history.tag_group = $grp and history.valid_to is null and history.one_id = leaving.one_id
+                and history.value = leaving.value and history.rank = leaving.rank
+            """,
+            {key: names[key] for key in ("grp", "cut", "run")},
+        )
+    if entering:
+        con.execute(
+            """
+            insert into activation.tag_history
+            select fresh.one_id, $grp, fresh.value, fresh.rank, $cut, null, $run, null,
+                case when restated.one_id is not null then 'restated' else 'computed' end, null, null, $version
+            from temp.tag_enter as fresh
+            left join (select distinct one_id from temp.tag_leave where valid_from = $cut) as restated
+                on restated.one_id = fresh.one_id
+            """,
+            names,
+        )
     _mark_kept(con, group, cut)
     if group.history == "none":
         con.execute("delete from activation.tag_history where tag_group = ? and valid_to is not null", [group.id])
-    rows = con.execute(
-        "select (select count(*) from temp.tag_enter) + (select count(*) from temp.tag_leave)"
-    ).fetchall()
-    return int(rows[0][0])
+    return int(entering + leaving)
 
 
 def _mark_kept(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> None:
     """Remember since when a value outlives its rule, for `ttl`; forget it when the rule gives the value again."""
     if group.on_empty != "keep_last":
         return
-    living = "tag_group = $grp and valid_to is null"
+    living, column = "tag_group = $grp and valid_to is null", living_column(group)
     con.execute(
         f"update activation.tag_history set kept_since = $cut where {living} and kept_since is null"
-        " and one_id not in (select one_id from temp.tag_new)",
+        " and one_id in (select one_id from temp.tag_open) and one_id not in (select one_id from temp.tag_new)",
         {"grp": group.id, "cut": cut},
     )
     con.execute(
         f"update activation.tag_history set kept_since = null where {living} and kept_since is not null"
-        " and one_id in (select one_id from temp.tag_new)",
+        f" and one_id in (select one_id from temp.tag_fresh where {column} is not null)",
         {"grp": group.id},
     )
 
@@ -503,9 +524,9 @@ def _close_dropped_groups(con: duckdb.DuckDBPyConnection, tags: TagsConfig, run:
 def _health(con: duckdb.DuckDBPyConnection, group: Group, people: int, cut: datetime) -> tuple[HealthValue, ...]:
     """Every declared bound, measured on what is about to be published."""
     bounds = group.health
+    column = living_column(group)
     tagged, top = con.execute(
-        "select (select count(distinct one_id) from temp.tag_new),"
-        " (select max(holders) from (select count(*) as holders from temp.tag_new group by value))"
+        f"select (select count({column}) from temp.tag_fresh), (select max(holders) from ({holders_sql(group)}))"
     ).fetchall()[0]
     found: list[HealthValue] = []
     if bounds.coverage:
@@ -517,11 +538,13 @@ def _health(con: duckdb.DuckDBPyConnection, group: Group, people: int, cut: date
                 "value_share", (top or 0) / tagged if tagged else 0.0, None, bounds.value_share_max, bounds.severity
             )
         )
-    before = con.execute("select count(*) from temp.tag_open").fetchall()[0][0]
+    before = con.execute(f"select count({column}) from activation.tag_living").fetchall()[0][0]
     if bounds.psi_max is not None and before and tagged:
-        found.append(HealthValue("psi", _psi(con), None, bounds.psi_max, bounds.severity))
+        found.append(HealthValue("psi", _psi(con, group), None, bounds.psi_max, bounds.severity))
     if bounds.daily_churn_max is not None and before:
-        found.append(HealthValue("daily_churn", _churn(con, group, cut), None, bounds.daily_churn_max, bounds.severity))
+        found.append(
+            HealthValue("daily_churn", _churn(con, group, cut, before), None, bounds.daily_churn_max, bounds.severity)
+        )
     if bounds.input_age_max:
         limit = microseconds(bounds.input_age_max) / 3_600_000_000
         found.append(HealthValue("input_age_hours", _input_age(con, group, cut), None, limit, bounds.severity))
@@ -548,25 +571,23 @@ def _input_age(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> f
     return (cut - max(known)).total_seconds() / 3600 if known else math.inf
 
 
-def _psi(con: duckdb.DuckDBPyConnection) -> float:
+def _psi(con: duckdb.DuckDBPyConnection, group: Group) -> float:
     """Population stability index of the values, new against living; shares below 1 in 10,000 count as that."""
     rows = con.execute(
-        """
-        select coalesce(a.n, 0) / sum(coalesce(a.n, 0)) over (), coalesce(b.n, 0) / sum(coalesce(b.n, 0)) over ()
-        from (select value, count(*) as n from temp.tag_new group by value) as a
-        full outer join (select value, count(*) as n from temp.tag_open group by value) as b on a.value = b.value
+        f"""
+        select coalesce(a.holders, 0) / sum(coalesce(a.holders, 0)) over (),
+            coalesce(b.holders, 0) / sum(coalesce(b.holders, 0)) over ()
+        from ({holders_sql(group)}) as a
+        full outer join ({holders_sql(group, "activation.tag_living")}) as b on a.value = b.value
         """
     ).fetchall()
     pairs = [(max(new, 1e-4), max(old, 1e-4)) for new, old in rows]
     return math.fsum((new - old) * math.log(new / old) for new, old in pairs)
 
 
-def _churn(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> float:
+def _churn(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime, before: int) -> float:
     """People whose tags changed ÷ people tagged before, per day since the last published run."""
-    changed, before = con.execute(
-        "select (select count(distinct one_id) from (select one_id from temp.tag_leave)),"
-        " (select count(distinct one_id) from temp.tag_open)"
-    ).fetchall()[0]
+    changed = con.execute("select count(distinct one_id) from temp.tag_leave").fetchall()[0][0]
     last = con.execute(
         "select max(as_of) from activation.tag_group_runs where tag_group = ? and status = 'published' and as_of < ?",
         [group.id, cut],
@@ -587,240 +608,8 @@ def _reason_to_keep(con: duckdb.DuckDBPyConnection, group: Group, health: Sequen
     return None
 
 
-# ---------------------------------------------------------------- publishing
-
-
-def _publish(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> dict[str, int]:
-    """Copy the present state and the history into the marts, in one transaction."""
-    with view_of(con, "tag_declared", _declared(tags)):
-        return write_marts(
-            con, [_current_table(), _history_table(con), _dim_table(), _runs_table(), _health_table(), _manual_table()]
-        )
-
-
-def _declared(tags: TagsConfig) -> pl.DataFrame:
-    reads = compiled.lineage(tags)
-    rows: list[dict[str, Any]] = []
-    for order, group in enumerate(tags.tag_groups):
-        base = {
-            "group_order": order,
-            "tag_group": group.id,
-            "kind": group.kind,
-            "label": group.label or group.id,
-            "description": group.description,
-            "owner": group.owner,
-            "tag_version": compiled.version_of(group, tags.scores),
-            "is_exclusive": group.exclusive,
-            "max_age": group.max_age,
-            "consent_purpose": group.consent_purpose,
-            "wecom_group": group.write_back.wecom.group if group.write_back.wecom else None,
-            "reads": ", ".join(reads[group.id]),
-        }
-        values: Sequence[str | None] = group.declared_values or (None,)
-        rows += [{**base, "value": value, "value_order": place} for place, value in enumerate(values)]
-    schema: dict[str, Any] = {
-        "group_order": pl.Int64,
-        "tag_group": pl.String,
-        "kind": pl.String,
-        "label": pl.String,
-        "description": pl.String,
-        "owner": pl.String,
-        "tag_version": pl.String,
-        "is_exclusive": pl.Boolean,
-        "max_age": pl.String,
-        "consent_purpose": pl.String,
-        "wecom_group": pl.String,
-        "reads": pl.String,
-        "value": pl.String,
-        "value_order": pl.Int64,
-    }
-    return pl.DataFrame(rows, schema=schema)
-
-
-_CURRENT_SQL = """
-    select living.one_id, living.tag_group, living.value, living.rank, runs.as_of, runs.tag_version
-    from activation.tag_history as living
-    inner join (
-        select tag_group, arg_max(as_of, run) as as_of, arg_max(tag_version, run) as tag_version
-        from activation.tag_group_runs where status = 'published' group by tag_group
-    ) as runs on runs.tag_group = living.tag_group
-    where living.valid_to is null
-"""
-
-
-def _current_table() -> Table:
-    return Table(
-        "fct_tags_current",
-        f"{_CURRENT_SQL} order by living.tag_group, living.one_id, living.rank",
-        "当前标签：每人、每个标签组、每个值一行，用于同步 | "
-        "One row per person, tag group and value the person holds now; what sync sends.",
-        {
-            "one_id": "the person",
-            "tag_group": "id of the group in config/tags.yaml",
-            "value": "tag name",
-            "rank": "1 = first; preference groups hold several",
-            "as_of": "start of the open day of the run that last published the group",
-            "tag_version": "definition the value was computed with",
-        },
-    )
-
-
-def _has_alias(con: duckdb.DuckDBPyConnection) -> bool:
-    return bool(
-        con.execute(
-            "select count(*) from duckdb_columns() where schema_name = 'identity' and table_name = 'alias'"
-        ).fetchall()[0][0]
-    )
-
-
-def _history_table(con: duckdb.DuckDBPyConnection) -> Table:
-    alias = "left join identity.alias as alias on alias.one_id = history.one_id" if _has_alias(con) else ""
-    current = "coalesce(alias.current_one_id, history.one_id)" if alias else "history.one_id"
-    return Table(
-        "fct_tag_history",
-        f"""
-        select {current} as one_id, history.one_id as recorded_one_id, history.tag_group, history.value, history.rank,
-            history.valid_from, history.valid_to, opened.as_of, history.opened_cause, history.closed_cause,
-            history.opened_run, history.closed_run, history.tag_version
-        from activation.tag_history as history
-        inner join activation.tag_runs as opened on opened.run = history.opened_run
-        {alias}
-        order by history.tag_group, 1, history.valid_from, history.rank, history.value, history.opened_run
-        """,
-        "标签历史：一人持有一个标签的每段时间一行 | "
-        "One row per period in which a person held a tag (SCD2); valid_to is null while it lasts.",
-        {
-            "one_id": "the person, as known now: the history of merged people follows them",
-            "recorded_one_id": "the person as known when the row was written",
-            "tag_group": "id of the group",
-            "value": "tag name",
-            "rank": "place among the person's values of the group",
-            "valid_from": "start, inclusive",
-            "valid_to": "end, exclusive; null = still held; equal to valid_from = restated the same day",
-            "as_of": "data cut of the run that wrote the row",
-            "opened_cause": "computed | restated (the same cut was run again on changed data)",
-            "closed_cause": "changed | identity (merged or gone) | restated | dropped (group no longer declared)",
-            "opened_run": "run that wrote the row",
-            "closed_run": "run that ended it",
-            "tag_version": "definition the row was computed with",
-        },
-    )
-
-
-def _dim_table() -> Table:
-    return Table(
-        "dim_tags",
-        f"""
-        with holders as (
-            select tag_group, value, count(*) as holders from ({_CURRENT_SQL}) group by tag_group, value
-        ),
-        declared as (
-            select * from tag_declared
-        ),
-        groups as (
-            select distinct on (tag_group) * from declared order by tag_group, value_order
-        ),
-        listed as (
-            select tag_group, value, value_order from declared where value is not null
-            union all
-            select holders.tag_group, holders.value, 1000 + row_number() over (
-                partition by holders.tag_group order by holders.holders desc, holders.value) as value_order
-            from holders
-            where not exists (
-                select 1 from declared
-                where declared.tag_group = holders.tag_group and declared.value = holders.value)
-        )
-        select listed.tag_group, listed.value, groups.kind, groups.label, groups.description, groups.owner,
-            coalesce(holders.holders, 0) as holders, groups.is_exclusive, groups.wecom_group, groups.tag_version,
-            groups.reads, groups.max_age, groups.consent_purpose, groups.group_order, listed.value_order
-        from listed
-        inner join groups on groups.tag_group = listed.tag_group
-        left join holders on holders.tag_group = listed.tag_group and holders.value = listed.value
-        order by groups.group_order, listed.value_order
-        """,
-        "标签：每个标签组的每个值一行 | One row per tag: group and value, declared or held by someone.",
-        {
-            "tag_group": "id of the group",
-            "value": "tag name",
-            "kind": "kind of the group",
-            "label": "name of the group for people",
-            "description": "what the group means",
-            "owner": "who answers for it",
-            "holders": "people holding the tag now",
-            "is_exclusive": "a person holds at most one value of the group",
-            "wecom_group": "WeCom tag group it is sent to; null = not sent",
-            "tag_version": "definition now in force",
-            "reads": "columns the group is computed from",
-            "max_age": "age from which the group counts as stale",
-            "consent_purpose": "purpose people must have agreed to; null = none",
-            "group_order": "order of the group in the file",
-            "value_order": "order of the value in its group",
-        },
-    )
-
-
-def _runs_table() -> Table:
-    return Table(
-        "fct_tag_group_runs",
-        """
-        select runs.run, runs.tag_group, runs.as_of, runs.tag_version, runs.status, runs.reason, runs.people,
-            runs.tagged, runs.entering, runs.leaving, runs.thresholds
-        from activation.tag_group_runs as runs
-        order by runs.run, runs.tag_group
-        """,
-        "标签计算：每次每个标签组一行，发布与否及原因 | "
-        "One row per run and tag group: what was published, or why the last good version stayed.",
-        {
-            "run": "run number",
-            "tag_group": "id of the group",
-            "as_of": "data cut of the run",
-            "tag_version": "definition",
-            "status": "published | kept",
-            "reason": "why kept",
-            "people": "people looked at",
-            "tagged": "people with a value",
-            "entering": "rows opened",
-            "leaving": "rows closed",
-            "thresholds": "quantile thresholds of the run",
-        },
-    )
-
-
-def _health_table() -> Table:
-    return Table(
-        "fct_tag_health",
-        "select * from activation.tag_health order by run, tag_group, metric",
-        "标签健康：每次、每个标签组、每条界限一行 | "
-        "One row per run, tag group and bound: what was measured before publishing.",
-        {
-            "run": "run number",
-            "tag_group": "id of the group",
-            "metric": "coverage | value_share | psi | daily_churn",
-            "value": "as measured",
-            "low": "lowest value allowed",
-            "high": "highest value allowed",
-            "severity": "error: the last good version stays | warn",
-            "passed": "inside the bounds",
-        },
-    )
-
-
-def _manual_table() -> Table:
-    return Table(
-        "fct_tag_manual",
-        "select * from activation.tag_manual order by tag_group, one_id, value",
-        "人工标签：每个人工设置的值一行 | One row per value set by hand.",
-        {
-            "one_id": "the person",
-            "tag_group": "id of the group",
-            "value": "tag name",
-            "set_by": "who set it",
-            "set_at": "when, UTC",
-            "expires_at": "until when it counts; null = until taken back",
-        },
-    )
-
-
 def _clean(con: duckdb.DuckDBPyConnection) -> None:
-    for name in ("tag_base", "tag_wide", "tag_new", "tag_open", "tag_enter", "tag_leave"):
+    for name in ("tag_wide", "tag_changed", "tag_open_all", "tag_new", "tag_open", "tag_enter", "tag_leave"):
         con.execute(f"drop table if exists temp.{name}")
+    drop_fresh(con)
+    con.execute("drop view if exists temp.tag_base")

@@ -441,7 +441,7 @@ def test_a_stop_between_history_and_marts_is_mended_by_the_next_run(
     from warehouse import analytics_tags
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(analytics_tags, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(analytics_tags, "publish_tags", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(few, tags(LIFECYCLE))
     assert build(few, tags(LIFECYCLE)).history_added == 0
@@ -479,3 +479,51 @@ def test_removing_a_column_or_a_consent_lists_exactly_its_users() -> None:
     require_consent(config, funnels, granted=["marketing"])
     with pytest.raises(ConfigError, match="no consent for `marketing`, which tag:birthday need"):
         require_consent(config, funnels, granted=[])
+
+
+def test_days_by_difference_equal_days_from_nothing() -> None:
+    """A run compares with what people held and appends to the marts; forgetting both must change no row."""
+    base = (ROOT / "config" / "tags.yaml").read_text(encoding="utf-8") + (
+        "  - {id: kept, kind: rule, resolve: first_match, on_empty: keep_last, ttl: 20d,"
+        ' rules: {近购: "recency_days <= 10"}, overrides: [manual]}\n'
+        '  - {id: flags, kind: rule, exclusive: false, rules: {会员: is_member, 买家: "orders_paid > 0"}}\n'
+        "  - {id: last_seen, kind: first_last, source: fct_events, pick: last, value: event_name, history: none}\n"
+        '  - {id: slow, kind: rule, refresh: weekly, rules: {活跃: "interactions_30d > 0"}}\n'
+    )
+    later = base.replace("      - {name: 沉默, below: 1}\n", "") + (
+        "  - {id: fresh, kind: fact, value: \"coalesce(origin_channel, '无')\"}\n"
+    )
+
+    def run(by_difference: bool) -> dict[str, list[tuple[Any, ...]]]:
+        con = open_memory(AS_OF, ZONE)
+        build_marts(con, people=60, seed=8)
+        con.execute("create schema identity")
+        con.execute("create table identity.alias (one_id text, current_one_id text, status text)")
+        build_ltv(con, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+        for day, text in enumerate([base, base, base, later, base]):
+            as_of = AS_OF - timedelta(days=3 * (5 - day))
+            config = tags(text)
+            if day == 1:
+                set_manual_tag(con, config, one_id="p000007", group="kept", value="近购", by="店长", at=as_of)
+            if day == 2:
+                con.execute(f"update {MARTS}.fct_orders set one_id = 'p000010' where one_id = 'p000031'")
+                con.execute(f"delete from {MARTS}.dim_people where one_id = 'p000031'")
+                con.execute("insert into identity.alias values ('p000031', 'p000010', 'merged')")
+            if day == 3:
+                forget_tags(con, ["p000012"])
+                con.execute(f"delete from {MARTS}.dim_people where one_id = 'p000012'")
+            if day == 4:
+                con.execute("update identity.alias set current_one_id = 'p000009'")
+            if not by_difference:
+                con.execute("drop table if exists activation.tag_living")
+                con.execute(f"drop table if exists {MARTS}.fct_tag_history cascade")
+            con.execute("set variable as_of = ?::timestamptz", [as_of])
+            run_model(con, "fct_person_features")
+            build(con, config, as_of=as_of)
+        names = ("fct_tags_current", "fct_tag_history", "dim_tags", "fct_tag_group_runs", "fct_tag_health")
+        found = {name: con.execute(f"select * from {MARTS}.{name} order by all").fetchall() for name in names}
+        living = con.execute("select * from activation.tag_living order by 1").fetchall()
+        con.close()
+        return found | {"tag_living": living}
+
+    assert run(by_difference=True) == run(by_difference=False)

@@ -140,7 +140,14 @@ def expected_purchases(
     hyper = hyp2f1(c - (r + count), a - 1.0, c, z)
     # ((alpha + age) / (alpha + age + t)) ** (r + x) = (1 - z) ** (r + x) cancels against the transformation's factor
     # (1 - z) ** (c - (r + x) - (b + x + m)) up to (1 - z) ** (a - 1).
-    grown = c / (a - 1.0) * (1.0 - (1.0 - z) ** (a - 1.0) * hyper)
+    with np.errstate(invalid="ignore", over="ignore"):
+        grown = c / (a - 1.0) * (1.0 - (1.0 - z) ** (a - 1.0) * hyper)
+    lost = ~np.isfinite(grown)
+    if lost.any():
+        # A very large a (everyone leaves at the same rate, or too few customers to tell): the transformed factor
+        # overflows while the function itself stays near 1.
+        plain = hyp2f1(r + count[lost], b + count[lost] + m, c[lost], z[lost])
+        grown[lost] = c[lost] / (a - 1.0) * (1.0 - (1.0 - z[lost]) ** (r + count[lost]) * plain)
     return grown[pairs.index] * p_alive(params, x, t_x, age, modified=modified)
 
 

@@ -1,13 +1,15 @@
 """Where alerts go: a WeCom group robot (企业微信群机器人), or any address that takes JSON.
 
-Robot: POST `{"msgtype": "text", "text": {"content": …}}`, at most 2048 bytes of text and 20 messages a minute
-(developer.work.weixin.qq.com/document/path/91770). Its address holds its key, so it is never told in an error.
+Robot: POST `{"msgtype": "text", "text": {"content": …}}` or the same with `markdown`, at most 2048 bytes of text and
+20 messages a minute (developer.work.weixin.qq.com/document/path/91770). Its address holds its key, so it is never told
+in an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import httpx
 
@@ -27,7 +29,7 @@ def senders(
     found: list[Sender] = []
     if rules.robot:
         address = resolve(rules.robot, environment, root, where="alerts.robot")
-        found.append(lambda text: _to_robot(address, text, transport))
+        found.append(lambda text: to_robot(address, text, where="alerts.robot", transport=transport))
     if rules.webhook:
         url = resolve(rules.webhook, environment, root, where="alerts.webhook")
         found.append(lambda text: _to_webhook(url, text, transport))
@@ -50,13 +52,21 @@ def _to_webhook(url: str, text: str, transport: httpx.BaseTransport | None) -> N
     _post(url, {"text": text}, "alerts.webhook", transport)
 
 
-def _to_robot(url: str, text: str, transport: httpx.BaseTransport | None) -> None:
-    reply = _post(url, {"msgtype": "text", "text": {"content": text}}, "alerts.robot", transport)
+def to_robot(
+    url: str,
+    text: str,
+    *,
+    where: str,
+    form: Literal["text", "markdown"] = "text",
+    transport: httpx.BaseTransport | None = None,
+) -> None:
+    """Post *text* to the robot at *url*; *where* names the setting in errors. Raises `RetriableError`, `FatalError`."""
+    reply = _post(url, {"msgtype": form, form: {"content": text}}, where, transport)
     code = reply.get("errcode", -1)
     if code == 45009:
-        raise RetriableError("alerts.robot: too many messages (45009)", hint="it takes 20 a minute")
+        raise RetriableError(f"{where}: too many messages (45009)", hint="it takes 20 a minute")
     if code != 0:
-        raise FatalError(f"alerts.robot: refused with code {code}", hint="is the robot still in its group?")
+        raise FatalError(f"{where}: refused with code {code}", hint="is the robot still in its group?")
 
 
 def _post(url: str, body: Mapping[str, object], where: str, transport: httpx.BaseTransport | None) -> dict[str, object]:

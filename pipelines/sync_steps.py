@@ -23,17 +23,18 @@ from typing import Any
 import polars as pl
 
 from cdp.brand import BrandConfig
-from cdp.errors import ConfigError
+from cdp.errors import ConfigError, FatalError, RetriableError
 from cdp.sync.config import SyncConfig, parse_duration
 from cdp.sync.gates import Evidence
 from cdp.sync.model import LIVE, Plan
+from cdp.sync.notice import State, notice
 from cdp.sync.pending import empty_state, pending_ops
 from cdp.sync.plan import Inputs
 from cdp.sync.undo import Undone, pending_plan, undo_plan
 from cdp.tags.config import TagsConfig
+from connectors.alerts import to_robot
 from connectors.settings import SourcesConfig, WeComSource, resolve
-from connectors.wecom import alerts, sync
-from connectors.wecom.alerts import State as AlertState
+from connectors.wecom import sync
 from connectors.wecom.arrivals import match_added
 from connectors.wecom.callbacks import read_callbacks
 from connectors.wecom.client import Limits, WeComClient
@@ -56,7 +57,7 @@ from warehouse.sync_plan import StoredPlan
 Now = Callable[[], datetime]
 _PENDING_MARK = "pending fired up to"
 _CALLBACKS_MARK = "callbacks read"
-_PLAN_ALERTS: dict[str, AlertState] = {"HELD": "held", "STOPPED": "stopped"}
+_PLAN_ALERTS: dict[str, State] = {"HELD": "held", "STOPPED": "stopped"}
 
 
 def utc_now() -> datetime:
@@ -302,13 +303,17 @@ def adopt(desk: Desk, group_name: str) -> int:
     return adopt_group(desk.client, desk.ledger, group_name, groups, remote, who=desk.who, now=desk.now)
 
 
-def alert(desk: Desk, state: AlertState, plan_id: str, facts: Mapping[str, str]) -> None:
+def alert(desk: Desk, state: State, plan_id: str, facts: Mapping[str, str]) -> None:
     """Tell the group bot, if there is one. A bot that does not answer is noted in the audit log and nothing else."""
     if desk.config.alerts.webhook is None:
         return
     address = resolve(desk.config.alerts.webhook, desk.environment, desk.home.root, where="sync.alerts.webhook")
-    text = alerts.message(state, plan_id=plan_id, facts=dict(facts), locale=desk.brand.locale)
-    fault = alerts.send(address, text)
+    text = notice(state, plan_id=plan_id, facts=dict(facts), locale=desk.brand.locale)
+    fault: str | None = None
+    try:
+        to_robot(address, text, where="sync.alerts.webhook", form="markdown")
+    except (RetriableError, FatalError) as error:
+        fault = error.message
     desk.ledger.audit(desk.who, "alert", now=desk.now(), plan_id=plan_id, state=state, fault=fault)
 
 
@@ -337,7 +342,7 @@ def apply(
     if report.outcome == "DONE" and before in ("stopped", "partial"):
         alert(desk, "recovered", report.plan_id, counts)
     elif report.outcome != "DONE":
-        state: AlertState = "stopped" if report.outcome == "STOPPED" else "partial"
+        state: State = "stopped" if report.outcome == "STOPPED" else "partial"
         alert(desk, state, report.plan_id, counts | ({"reason": report.reason} if report.reason else {}))
     return report
 

@@ -240,7 +240,7 @@ def test_a_bot_that_fails_fails_nothing(place: Place) -> None:
     write(place.home.config / "sync.yaml", SYNC | {"gates": {"new_tag_people": 10}})
     assert place.run("plan", "--json")[0] == 2
     rows = place.run("log", "--json")[1]
-    assert [row["detail"]["fault"] for row in rows if row["action"] == "alert"] == ["code 500"]
+    assert [row["detail"]["fault"] for row in rows if row["action"] == "alert"] == ["sync.alerts.webhook: answered 500"]
 
 
 def test_undo_from_the_command_line(place: Place) -> None:

@@ -1,10 +1,8 @@
-"""Short messages to a WeCom group bot when a plan or a run changes state. A bot that fails never fails the work."""
+"""What a group robot is told when a sync plan or its sending changes state."""
 
 from __future__ import annotations
 
 from typing import Literal
-
-import httpx
 
 State = Literal["held", "stopped", "partial", "gaps", "recovered"]
 
@@ -26,18 +24,7 @@ TITLES: dict[str, dict[State, str]] = {
 }
 
 
-def message(state: State, *, plan_id: str, facts: dict[str, str], locale: str = "zh") -> str:
+def notice(state: State, *, plan_id: str, facts: dict[str, str], locale: str = "zh") -> str:
     """The message as WeCom markdown: title, plan, one line per fact. Facts are counts and codes, nothing personal."""
     lines = [f"**{TITLES[locale][state]}**", f"> {plan_id}"]
     return "\n".join([*lines, *(f"> {name}: {value}" for name, value in facts.items())])
-
-
-def send(address: str, text: str, *, transport: httpx.BaseTransport | None = None) -> str | None:
-    """Post *text* to a group-bot address. Returns what went wrong in a few words, without the address, or None."""
-    try:
-        with httpx.Client(timeout=10.0, transport=transport) as client:
-            reply = client.post(address, json={"msgtype": "markdown", "markdown": {"content": text}})
-        code = reply.json().get("errcode") if reply.status_code == 200 else reply.status_code
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        return type(error).__name__
-    return None if code == 0 else f"code {code}"

@@ -241,13 +241,18 @@ def _raw(home: Home, *, deep: bool) -> list[Finding]:
     """Every batch the ledger commits to has its file, and with *deep* just as many rows in it."""
     if not _is_sound(home.landing_ledger):
         return []
-    batches = [batch for batch in LandingLedger(home.landing_ledger).batches() if batch.landed + batch.deleted]
+    ledger = LandingLedger(home.landing_ledger)
+    batches, erased = [batch for batch in ledger.batches() if batch.landed + batch.deleted], ledger.erased()
     missing = [batch for batch in batches if not _file(home, batch).is_file()]
     if missing:
         shown = ", ".join(f"{batch.source}/{batch.stream}/{batch.batch_id}" for batch in missing[:3])
         hint = "bring part `landing` back from a backup: docs/runbook.md"
         return [Finding("data/raw", "fail", f"{len(missing)} of {len(batches)} batches have no file: {shown}", hint)]
-    damaged = [batch for batch in batches if deep and _rows(_file(home, batch)) != batch.landed + batch.deleted]
+    damaged = [
+        batch
+        for batch in batches
+        if deep and _rows(_file(home, batch)) != batch.landed + batch.deleted - erased.get((batch.batch_id, "raw"), 0)
+    ]
     if damaged:
         shown = ", ".join(f"{batch.source}/{batch.stream}/{batch.batch_id}" for batch in damaged[:3])
         hint = "bring part `landing` back from a backup: docs/runbook.md"

@@ -196,7 +196,7 @@ def forget(
     comes again; later evidence may start a new person. Without *apply* nothing changes and the report says what would.
     """
     with transaction(con, secret):
-        _forgotten(con, refs, whole_person=whole_person)
+        choose_forgotten(con, refs, whole_person=whole_person)
         report = _census(con)
         if apply:
             values = _erase(con, now=now, secret=secret, keep_days=keep_days)
@@ -219,7 +219,7 @@ def forget(
         return report
 
 
-def _forgotten(con: duckdb.DuckDBPyConnection, refs: Sequence[Ref], *, whole_person: bool) -> None:
+def choose_forgotten(con: duckdb.DuckDBPyConnection, refs: Sequence[Ref], *, whole_person: bool) -> None:
     """Temp table `forgotten(node_id)`: identifiers with all their epochs and digests."""
     before = last_run(con)
     if before is None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _SCHEMA = """
 create table if not exists sequence (next integer not null);
@@ -32,7 +32,8 @@ create table if not exists batches (
     loaded_at text not null,
     pull_id text not null,
     seconds real not null,
-    check (received = landed + duplicates + rejected)
+    suppressed integer not null default 0,
+    check (received = landed + duplicates + rejected + suppressed)
 );
 create index if not exists batches_by_stream on batches (source, stream);
 create table if not exists states (
@@ -59,12 +60,32 @@ create table if not exists attempts (
     error text,
     primary key (source, stream)
 );
+-- rows taken out of a committed batch: by a request to be forgotten, or because their time was over
+create table if not exists erasures (
+    batch_id text not null,
+    part text not null,
+    cause text not null,
+    rows integer not null,
+    erased_at text not null,
+    primary key (batch_id, part, cause)
+);
 """
+# A ledger made before rows could be suppressed: its check knows three kinds of rows.
+_WITH_SUPPRESSED = """
+alter table batches rename to batches_before;
+drop index if exists batches_by_stream;
+{schema}
+insert into batches select *, 0 from batches_before;
+drop table batches_before;
+"""
+
+Part = Literal["raw", "rejects"]
 
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """One committed batch. received = landed + duplicates + rejected; *deleted*: tombstones beside them."""
+    """One committed batch. received = landed + duplicates + rejected + suppressed (rows of people who were forgotten,
+    come again); *deleted*: tombstones beside them."""
 
     batch_seq: int
     batch_id: str
@@ -80,6 +101,7 @@ class BatchRecord:
     loaded_at: str
     pull_id: str
     seconds: float
+    suppressed: int = 0
 
 
 _FIELDS = ", ".join(BatchRecord.__dataclass_fields__)
@@ -98,6 +120,7 @@ class LandingLedger:
         try:
             con.execute("pragma synchronous = full")
             con.executescript(_SCHEMA)
+            _carry_over(con)
             yield con
         finally:
             con.close()
@@ -178,6 +201,25 @@ class LandingLedger:
             ).fetchall()
         return [BatchRecord(*row) for row in rows]
 
+    def note_erased(self, batch_id: str, part: Part, cause: str, rows: int, *, at: datetime) -> None:
+        """*rows* in all of this part of a batch are erased for *cause*. Written before the file changes places, so
+        that a run that takes over writes the same."""
+        with self._open() as con:
+            con.execute(
+                "insert or replace into erasures values (?, ?, ?, ?, ?)",
+                [batch_id, part, cause, rows, at.isoformat()],
+            )
+
+    def erased(self, *, but: str = "") -> dict[tuple[str, str], int]:
+        """(batch id, part) -> rows taken out of it since it was committed, for every cause *but* one."""
+        if not self.path.exists():
+            return {}
+        with self._open() as con:
+            rows = con.execute(
+                "select batch_id, part, sum(rows) from erasures where cause <> ? group by 1, 2", [but]
+            ).fetchall()
+        return {(batch, part): int(count) for batch, part, count in rows}
+
     def start_attempt(self, source: str, stream: str, at: datetime) -> None:
         """Note that a landing began; a crash leaves it without an end."""
         with self._open() as con:
@@ -207,3 +249,10 @@ class LandingLedger:
             return []
         with self._open() as con:
             return con.execute("select source, stream, column_name, seen_at from drift order by 1, 2, 3").fetchall()
+
+
+def _carry_over(con: sqlite3.Connection) -> None:
+    """Give a ledger of before the column `suppressed`; one transaction, and nothing where it is there."""
+    if any(row[1] == "suppressed" for row in con.execute("pragma table_info(batches)")):
+        return
+    con.executescript(f"begin immediate;{_WITH_SUPPRESSED.format(schema=_SCHEMA)}commit;")

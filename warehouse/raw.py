@@ -7,7 +7,7 @@ ledger knows, so a file that a crash left behind is never read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -60,7 +60,10 @@ _REJECTS = {
 
 @dataclass(frozen=True)
 class ReconcileRow:
-    """One batch held against its file. *ok*: the counts add up, and the files hold just that many."""
+    """One batch held against its file. *ok*: the counts add up, and the files hold just that many.
+
+    *suppressed*: rows of people who were forgotten that came again; *erased*: rows taken out since, of raw and rejects.
+    """
 
     source: str
     stream: str
@@ -73,6 +76,8 @@ class ReconcileRow:
     rows_in_file: int
     rejects_in_file: int
     ok: bool
+    suppressed: int = 0
+    erased: int = 0
 
 
 def register_raw(
@@ -95,14 +100,18 @@ def register_raw(
 
 def reconcile(home: Home) -> list[ReconcileRow]:
     """Every committed batch, held against the rows its files really have."""
-    return [_reconciled(home, record) for record in LandingLedger(home.landing_ledger).batches()]
+    ledger = LandingLedger(home.landing_ledger)
+    erased = ledger.erased()
+    return [_reconciled(home, record, erased) for record in ledger.batches()]
 
 
-def _reconciled(home: Home, record: BatchRecord) -> ReconcileRow:
+def _reconciled(home: Home, record: BatchRecord, erased: Mapping[tuple[str, str], int]) -> ReconcileRow:
     name = f"{record.batch_id}.parquet"
     rows = _rows(home.raw / record.source / record.stream / name)
     rejects = _rows(home.rejects / record.source / record.stream / name)
-    adds_up = record.received == record.landed + record.duplicates + record.rejected
+    adds_up = record.received == record.landed + record.duplicates + record.rejected + record.suppressed
+    raw, refused = (erased.get((record.batch_id, part), 0) for part in ("raw", "rejects"))
+    whole = rows == record.landed + record.deleted - raw and rejects == record.rejected - refused
     return ReconcileRow(
         record.source,
         record.stream,
@@ -114,7 +123,9 @@ def _reconciled(home: Home, record: BatchRecord) -> ReconcileRow:
         record.deleted,
         rows,
         rejects,
-        adds_up and rows == record.landed + record.deleted and rejects == record.rejected,
+        adds_up and whole,
+        record.suppressed,
+        raw + refused,
     )
 
 

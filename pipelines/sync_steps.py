@@ -44,6 +44,7 @@ from connectors.wecom.replies import WeComError
 from connectors.wecom.sync import ApplyReport, Progress, Session
 from connectors.wecom.verify import VerifyReport, read_staff
 from warehouse import sync_drift, sync_explain, sync_plan
+from warehouse.erasure_sync import close_farewells, forgotten_customers
 from warehouse.home import Home, load_config
 from warehouse.publish import current
 from warehouse.reader import open_version
@@ -89,6 +90,12 @@ class Desk:
             self.source, root=self.home.root, environment=self.environment, where=self.config.source, limits=limits
         )
 
+    @cached_property
+    def corpid(self) -> str:
+        """The corp that is written to; known without its secret."""
+        where = f"sources.{self.config.source}.corpid"
+        return resolve(self.source.corpid, self.environment, self.home.root, where=where)
+
     def close(self) -> None:
         """Give back the client's connections, if there is one."""
         if "client" in vars(self):
@@ -122,6 +129,7 @@ def desk(
         )
     brand, tags = load_config(home, "cdp.yaml", BrandConfig), load_config(home, "tags.yaml", TagsConfig)
     with SyncLedger(home.sync_ledger) as ledger:
+        ledger.forgotten = forgotten_customers(home, now=now())
         opened = Desk(home, brand, config, settings, tags, ledger, who or user(environment), now, environment)
         try:
             yield opened
@@ -182,7 +190,7 @@ def take_hints(desk: Desk) -> int:
     """Take what callbacks said since the last time; returns how many relations were touched by hand or are new."""
     state = json.loads(desk.ledger.mark(_CALLBACKS_MARK) or "{}")
     new = 0
-    for batch in read_callbacks(desk.home.root / CALLBACKS_FOLDER, desk.client.corpid, state):
+    for batch in read_callbacks(desk.home.root / CALLBACKS_FOLDER, desk.corpid, state):
         rows = batch.frame.filter(pl.col("userid").is_not_null() & pl.col("external_userid").is_not_null())
         new += desk.ledger.save_hints(
             rows.select("callback_id", "userid", "external_userid", "change_type", "received_at").iter_rows()
@@ -254,6 +262,15 @@ def fire_pending(desk: Desk, *, stop: Callable[[], str | None] | None = None) ->
     if added and (report is None or report.outcome != "STOPPED"):
         desk.ledger.set_mark(_PENDING_MARK, added[-1][2])
     return report
+
+
+def arrivals(desk: Desk) -> int:
+    """How many customers were added since `fire_pending` last looked, while tags wait for somebody. Cheap: asks WeCom
+    nothing and needs no secret."""
+    take_hints(desk)
+    if not desk.ledger.waiting(now=desk.now()):
+        return 0
+    return len(desk.ledger.added_since(desk.ledger.mark(_PENDING_MARK)))
 
 
 def _pending_inputs(desk: Desk) -> Inputs:
@@ -354,6 +371,8 @@ def verify(desk: Desk, plan_id: str | None, *, progress: Progress | None = None)
     report = sync.verify(row["plan_id"], desk.session(progress=progress), others=desk.client.follow_users())
     if report.gap > desk.config.verify.gap_alert * max(report.verified + report.gap, 1):
         alert(desk, "gaps", row["plan_id"], {"verified": str(report.verified), "gap": str(report.gap)})
+    if closed := close_farewells(desk.home):
+        desk.ledger.audit(desk.who, "farewell", now=desk.now(), plan_id=row["plan_id"], relations=closed)
     return report
 
 

@@ -20,6 +20,7 @@ from cdp.sync.gates import Evidence
 from cdp.sync.model import GroupSpec, RegisteredTag, Remote, TagSpec
 from cdp.sync.plan import Inputs, canonical
 from cdp.tags.config import TagsConfig
+from warehouse.erasure_sync import farewells
 from warehouse.home import Home
 from warehouse.sync_ledger import SyncLedger
 
@@ -54,10 +55,12 @@ def gather(
         ledger.lost(since=now - parse_duration(config.retry_gone)),
     )
     wanted = current_tags(con, groups)
+    everybody = people(con, config, barred=ledger.barred())
+    relations, everybody = with_farewells(relations, everybody, farewells(home, ledger), now=now)
     state = State(
         tags=wanted,
         relations=relations,
-        people=people(con, config, barred=ledger.barred()),
+        people=everybody,
         staff=staff(con, corpid),
         frozen=ledger.frozen(now=now),
         churn_held=flapping(con, config, groups, now=now),
@@ -217,6 +220,21 @@ def without_lost(relations: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
         .with_columns(pl.col("is_active") & ~gone)
         .select(*RELATIONS_SCHEMA)
     )
+
+
+def with_farewells(
+    relations: pl.DataFrame, people: pl.DataFrame, leaving: Sequence[tuple[str, str, str, list[str]]], *, now: datetime
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """*relations* and *people* with those of forgotten people that still have tags of ours: wanted by nothing, they
+    lose them. *leaving*: (userid, external_userid, one_id, tag ids)."""
+    if not leaving:
+        return relations, people
+    rows = [(userid, customer, one_id, None, True, tags, now) for userid, customer, one_id, tags in leaving]
+    here = pl.DataFrame(rows, schema=RELATIONS_SCHEMA, orient="row")
+    nobody = here.select("one_id", consent=pl.lit(True), store_id=pl.lit(None, pl.String),
+                         owner_userid=pl.lit(None, pl.String)).unique("one_id", maintain_order=True)  # fmt: skip
+    others = relations.join(here, on=["userid", "external_userid"], how="anti", maintain_order="left")
+    return pl.concat([others, here]), pl.concat([people, nobody])
 
 
 def published_relations(

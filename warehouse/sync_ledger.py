@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +40,7 @@ class SyncLedger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.forgotten: Callable[[str], bool] = lambda _: False  # customers of whom nothing is kept
         self._lock = threading.RLock()
         self._con = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         self._con.row_factory = sqlite3.Row
@@ -441,6 +442,7 @@ class SyncLedger:
     def save_reads(self, reads: Sequence[Read], *, now: datetime) -> None:
         """Remember relations as read now; older reads are replaced."""
         stamp = iso(now)
+        reads = [read for read in reads if not self.forgotten(read.external_userid)]
         with self._write() as con:
             con.executemany(
                 "insert or replace into reads values (?, ?, ?, ?)",
@@ -510,7 +512,11 @@ class SyncLedger:
             before = con.total_changes
             con.executemany(
                 "insert or ignore into hints values (?, ?, ?, ?, ?)",
-                [(digest, userid, customer, change, iso(at)) for digest, userid, customer, change, at in hints],
+                [
+                    (digest, userid, customer, change, iso(at))
+                    for digest, userid, customer, change, at in hints
+                    if not self.forgotten(customer)
+                ],
             )
             return con.total_changes - before
 

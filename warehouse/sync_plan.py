@@ -17,6 +17,7 @@ from cdp.errors import CdpError, ConfigError, FatalError
 from cdp.sync.config import SyncConfig
 from cdp.sync.model import LibraryChange, Plan
 from cdp.sync.plan import Inputs, build_plan, canonical, check_hash, ops_bytes
+from warehouse.erasure_sync import ERASED
 from warehouse.home import Home
 from warehouse.sync_ledger import SyncLedger, iso
 from warehouse.sync_page import render
@@ -79,6 +80,8 @@ def store(home: Home, ledger: SyncLedger, plan: Plan, *, now: datetime, locale: 
 def load(home: Home, ledger: SyncLedger, plan_id: str | None = None) -> StoredPlan:
     """A stored plan (the newest by default). Raises `FatalError` when its files are not those that were planned."""
     row = ledger.plan_row(plan_id)
+    if row["state"] == ERASED:
+        raise PlanStoppedError(f"plan {row['plan_id']} named somebody who was forgotten since", hint="plan again")
     folder = home.plans / row["plan_id"]
     try:
         summary = json.loads((folder / "plan.json").read_bytes())

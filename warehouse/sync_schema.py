@@ -82,6 +82,11 @@ create table if not exists pending_keys (
 ) without rowid;
 -- one row per person who may never be tagged again
 create table if not exists tombstones (one_id text primary key, at text not null, reason text not null);
+-- one row per relation of somebody forgotten that still has tags of ours in WeCom; goes when they are off
+create table if not exists farewells (
+    customer text not null, userid text not null, sealed text not null, tag_ids text not null, since text not null,
+    primary key (customer, userid)
+) without rowid;
 
 -- one row per tag and plan: how many people wanted it
 create table if not exists sizes (

@@ -15,6 +15,8 @@ from cdp.sync.config import Consent
 from cdp.sync.model import LIVE, OPS_SCHEMA, WATERFALL, GroupSpec, RegisteredTag
 
 TAG_SPAN = 1 << 20
+# Stands for nobody: relations of people who were forgotten carry it until our tags are off them in WeCom.
+FORGOTTEN = "forgotten:"
 FATE = {name: number for number, name in enumerate(WATERFALL)}
 
 RELATIONS_SCHEMA: dict[str, pl.DataType] = {
@@ -346,11 +348,13 @@ def _removes(
 ) -> pl.DataFrame:
     """Managed pairs on the remote side that nobody wants any more (`rel, tag`)."""
     removing = index.filter(pl.col("mode") != "add_only").select("tag")
+    leaving = relations.filter(pl.col("one_id").str.starts_with(FORGOTTEN)).select("rel")
     unwanted = (
         base.join(targets.select("pair"), on="pair", how="anti")
         .join(removing, on="tag", how="semi")
         .join(resting, on="pair", how="anti")
     )
+    unwanted = pl.concat([unwanted, base.join(leaving, on="rel", how="semi")]).unique("pair", maintain_order=True)
     if consent.on_withdrawal == "keep":
         unwanted = unwanted.join(relations.filter(~pl.col("consent")).select("rel"), on="rel", how="anti")
     return unwanted.select("rel", "tag")

@@ -152,7 +152,7 @@ class Sender:
             answered = None
         if not self._rest(delay):
             return answered
-        if op.one_id in self._barred:
+        if op.add and op.one_id in self._barred:
             refused = Moved(op.seq, "failed", None, "the person may not be tagged")
             self._ledger.move(self._run, self._lease, [answered] if answered else [], now=self._now())
             self._finish(refused)

@@ -57,7 +57,9 @@ class Tracker:
 
 
 @contextmanager
-def track(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, name: str) -> Iterator[Tracker]:
+def track(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext, name: str
+) -> Iterator[Tracker]:
     """Announce a step, hand out its tracker, and announce how it ended."""
     step = Step(name, time.monotonic())
     _tell(step)

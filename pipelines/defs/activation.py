@@ -1,6 +1,7 @@
-"""Tags out to WeCom: a plan every run; sent and verified when config/sync.yaml says so and no gate holds it."""
+"""Tags out to WeCom: a plan every run; sent and verified when config/sync.yaml says so and no gate holds it. Beside the
+run: employees re-read on a rota every day, and waiting tags put on customers within a minute of their arrival."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,68 @@ PLAN = dg.AssetKey(["activation", "tag_plan"])
 SENT = dg.AssetKey(["activation", "tag_sync"])
 VERIFIED = "wecom__holds_what_was_sent"
 RELEASED = "gates__released"
+
+
+def activation_jobs(home: Home, sources: SourcesConfig, timezone: str) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Schedules and sensors of the sync, each with its job; none where `activation_assets` gives none."""
+    if not activation_assets(home, sources):
+        return (), ()
+    daily = dg.ScheduleDefinition(
+        name="read_drift_daily",
+        job=read_drift,
+        cron_schedule="0 3 * * *",
+        execution_timezone=timezone,
+        description="employees whose turn it is on the rota are read back; what others changed is recorded",
+    )
+    return [daily], [_customers_added(home)]
+
+
+@dg.op(pool="sync")
+def read_rota(context: dg.OpExecutionContext, brand_home: BrandHome) -> None:
+    """Read the employees that are due and record what others changed on their customers' tags."""
+    with track(context, "read drift") as tracker, sync_steps.desk(brand_home.home) as desk:
+        report = sync_steps.drift(desk, progress=lambda phase, done, total: tracker(done, total, phase))
+        facts = {"found": len(report.drift), "new": report.new, "put_to_rest": report.frozen}
+        tracker.note(**facts)
+        context.add_output_metadata(facts)
+
+
+@dg.op(pool="sync")
+def tag_arrivals(context: dg.OpExecutionContext, brand_home: BrandHome) -> None:
+    """Put the tags that waited on customers who were added since the last time."""
+    with track(context, "tag arrivals") as tracker, sync_steps.desk(brand_home.home) as desk:
+        with sync_steps.stop_on_signals() as stop:
+            report = sync_steps.fire_pending(desk, stop=stop)
+        facts = {"outcome": "nobody waits"} if report is None else {"outcome": report.outcome, **report.counts}
+        tracker.note(**facts)
+        context.add_output_metadata(facts)
+        if report is not None and report.outcome == "STOPPED":
+            raise dg.Failure(f"waiting tags: {report.reason}; the next minute tries again", allow_retries=False)
+
+
+@dg.job(name="read_drift", description="the rota: who changed managed tags in WeCom, without a callback too")
+def read_drift() -> None:
+    read_rota()
+
+
+@dg.job(name="tag_new_customers", description="waiting tags onto customers who have just been added")
+def tag_new_customers() -> None:
+    tag_arrivals()
+
+
+def _customers_added(home: Home) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="on_customers_added",
+        job=tag_new_customers,
+        minimum_interval_seconds=60,
+        description="a callback says that a customer was added, and tags are waiting for somebody",
+    )
+    def on_customers_added(_: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        with sync_steps.desk(home) as desk:
+            came = sync_steps.arrivals(desk)
+            return dg.RunRequest(run_key=None) if came else dg.SkipReason("nobody new, or nobody waits")
+
+    return on_customers_added
 
 
 def activation_assets(home: Home, sources: SourcesConfig) -> list[dg.AssetsDefinition]:

@@ -382,7 +382,7 @@ def test_a_backfill_makes_its_days_again_and_leaves_the_others(
         assert ask("select event_name from marts.fct_events order by event_at") == [
             ("before",), ("after",), ("after",), ("before",)
         ]  # fmt: skip
-    run_models(con, graph, ["fct_events"])
+    run_models(con, graph, ["fct_events"], full=True)
     assert ask("select distinct event_name from marts.fct_events") == [("after",)]
 
 
@@ -412,7 +412,8 @@ def test_tags_changed_by_hand_become_facts_and_ours_are_told_once(con: duckdb.Du
     con.execute("insert into raw.sync__tags values ('ours', 'life/复购', '老朋友', '生命周期', 'active')")
     con.execute(
         "insert into raw.sync__tag_events values"
-        " ('ww1', 'zhang', 'wm1', 'ours', 'added', 'platform', 'plan-1', null, ?), ('ww1', 'zhang', 'wm1', 'ours', 'removed', 'staff', null, ?, ?)",
+        " ('ww1', 'zhang', 'wm1', 'ours', 'added', 'platform', 'plan-1', null, ?),"
+        " ('ww1', 'zhang', 'wm1', 'ours', 'removed', 'staff', null, ?, ?)",
         [LOADED - day, LOADED, LOADED + day],
     )
     ask = build()

@@ -99,7 +99,7 @@ def test_the_warehouse_has_one_writer_at_a_time(definitions: dg.Definitions) -> 
 
 
 def test_the_day_starts_at_five_in_the_brands_zone(definitions: dg.Definitions) -> None:
-    [schedule] = definitions.schedules or []
+    schedule = definitions.resolve_schedule_def("run_everything_daily")
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 5 * * *", "Asia/Shanghai")
 

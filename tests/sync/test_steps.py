@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 from ruamel.yaml import YAML
@@ -21,6 +22,7 @@ from cdp.errors import CdpError
 from cdp.sync.pending import match_key
 from connectors.wecom.callbacks import CallbackReceiver
 from pipelines import sync_steps
+from pipelines.build import build_definitions
 from sandbox.callbacks import envelope, event_xml, new_aes_key
 from sandbox.server import RunningServer, start
 from tests.sync.world import CORPID, FAST, SECRET, TAGS, Brand, people, seed_corp
@@ -309,6 +311,48 @@ def test_row_19_a_new_customer_gets_the_tags_that_waited(place: Place) -> None:
     place.run("apply", "--json")
     added(place, "wm_late", "u-late", 4)
     assert place.run("pending", "--json")[1] == {"outcome": "nothing waits"}
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # Dagster's own parameters of sensors
+def test_new_customers_start_a_run_within_the_minute_and_the_rota_runs_daily(place: Place) -> None:
+    definitions = build_definitions(place.home)
+    rota = definitions.resolve_schedule_def("read_drift_daily")
+    assert isinstance(rota, dg.ScheduleDefinition)
+    assert (rota.cron_schedule, rota.execution_timezone) == ("0 3 * * *", "Asia/Shanghai")
+    sensor = definitions.resolve_sensor_def("on_customers_added")
+    assert sensor.minimum_interval_seconds == 60
+
+    def asked() -> bool:
+        return bool(sensor.evaluate_tick(dg.build_sensor_context()).run_requests)
+
+    place.brand.wanted["early"] = ["pref/茶"]
+    place.publish("v2")
+    place.run("plan")
+    place.run("apply")
+    added(place, "wm_before", "u-other", 1)
+    with SyncLedger(place.home.sync_ledger) as ledger:
+        ledger.save_pending_keys([(match_key("unionid", "u-early", identity_secret(place.home)), "early")])
+    assert asked()
+    assert definitions.resolve_job_def("tag_new_customers").execute_in_process().success
+    assert not asked()
+    added(place, "wm_early", "u-early", 2)
+    assert asked()
+    assert definitions.resolve_job_def("tag_new_customers").execute_in_process().success
+    held = {row[1]: row[3] for row in place.server.admin("GET", "relations")["relations"]}
+    assert len(held["wm_early"]) == 1
+    assert not asked()
+    # Another app takes a tag off without a callback: the rota finds it.
+    with sync_steps.desk(place.home) as desk:
+        tag = next(tag.tag_id for tag in desk.ledger.register() if tag.key == "pref/茶")
+    place.run("drift", "--all")
+    place.server.admin(
+        "POST", "hand",
+        {"do": "mark", "userid": "s000", "external_userid": "wm_early", "remove": [tag], "silent": True},
+    )  # fmt: skip
+    with SyncLedger(place.home.sync_ledger) as ledger:
+        ledger.mark_rota(["s000"], now=datetime.now(UTC) - timedelta(days=8))
+    assert definitions.resolve_job_def("read_drift").execute_in_process().success
+    assert [row["by"] for row in place.run("drift", "--json")[1]["drift"]] == ["not by us"]
 
 
 def test_match_keys_come_from_the_graph_and_hold_no_value(place: Place) -> None:

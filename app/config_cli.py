@@ -20,6 +20,7 @@ from cdp.tags.config import TagsConfig
 from connectors.collector.settings import CollectorConfig
 from connectors.settings import SourcesConfig
 from warehouse.expectations import SuiteConfig, load_suites
+from warehouse.saved_queries import SavedQuery, saved_queries
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,6 +54,12 @@ def check() -> None:
     except ConfigError as error:
         console.print("[red]✗[/] expectations/")
         faults.append(error.message)
+    try:
+        for name in saved_queries(home()):
+            console.print(f"[green]✓[/] queries/{name}.yaml")
+    except ConfigError as error:
+        console.print("[red]✗[/] queries/")
+        faults.append(error.message)
     if faults:
         raise ConfigError("\n".join(faults), hint="mend the lines above; the schemas in config/schemas help an editor")
 
@@ -65,10 +72,10 @@ def schema(directory: Annotated[Path, typer.Argument(help="folder to write to")]
 
 
 def write_schemas(directory: Path) -> list[Path]:
-    """One `<file>.json` for each configuration file, and one for those of `expectations/`; returns the paths."""
+    """One `<file>.json` for each configuration file, and one for those of `expectations/` and `queries/`; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    models: dict[str, type[BaseModel]] = {**FILES, "expectations.yaml": SuiteConfig}
+    models: dict[str, type[BaseModel]] = {**FILES, "expectations.yaml": SuiteConfig, "queries.yaml": SavedQuery}
     for name, model in models.items():
         path = directory / f"{name.removesuffix('.yaml')}.json"
         text = json.dumps(model.model_json_schema(), ensure_ascii=False, indent=2, sort_keys=True) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.box import SIMPLE
@@ -15,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from app.context import console, errors, home
+from cdp.config import nearest
 from cdp.errors import ConfigError
 from warehouse.publish import Published, rollback, versions
 from warehouse.publish import current as current_version
 from warehouse.query import Format, QueryResult, Role, age_text, plain, run_query, save, to_csv, to_json
+from warehouse.saved_queries import run_saved
 
 publish_app = typer.Typer(no_args_is_help=True)
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".xlsx": "xlsx", ".parquet": "parquet"}
@@ -36,8 +38,11 @@ def sql(
     limit: Annotated[int, typer.Option(help="rows at most; 0 = all")] = 1_000,
     timeout: Annotated[float, typer.Option(help="seconds a query may take")] = 60,
     version: Annotated[str | None, typer.Option(help="a published version; default: the current one")] = None,
-    role: Annotated[str, typer.Option(help="analyst, or analyst_pii for personal data (logged)")] = "analyst",
+    role: Annotated[
+        str, typer.Option(help="analyst; analyst_pii for personal data (logged); viewer for saved queries only")
+    ] = "analyst",
     purpose: Annotated[str | None, typer.Option(help="why personal data is needed; kept in the query log")] = None,
+    saved: Annotated[str | None, typer.Option("--saved", "-s", help="a query of config/queries/, by its name")] = None,
 ) -> None:
     """Ask the published version with SQL, for example: cdp sql "select count(*) from marts.dim_people"."""
     chosen = _format(form, out)
@@ -48,16 +53,26 @@ def sql(
             place, text, limit=limit or None, timeout_s=timeout, role=known_role, purpose=purpose, version=version
         )
 
+    def ask_saved(name: str) -> QueryResult:
+        return run_saved(
+            place, name, limit=limit or None, timeout_s=timeout, role=known_role, purpose=purpose, version=version
+        )
+
     def answer(result: QueryResult) -> None:
         show(result, chosen)
         tell(result)
 
-    if query is None and sys.stdin.isatty():
+    if saved is not None and query is not None:
+        raise ConfigError("a query and --saved at once", hint="give one of them")
+    if saved is None and query is None and sys.stdin.isatty():
         from app.sql_repl import loop
 
-        loop(place, version=version, ask=ask, show=answer, suffixes=_SUFFIXES)
+        loop(place, version=version, ask=ask, ask_saved=ask_saved, show=answer, suffixes=_SUFFIXES)
         return
-    result = ask(sys.stdin.read() if query in (None, "-") else query)
+    if saved is not None:
+        result = ask_saved(saved)
+    else:
+        result = ask(sys.stdin.read() if query in (None, "-") else query)
     if out:
         save(result, chosen, out)
         errors.print(f"{result.table.num_rows:,} rows → {out}", highlight=False)
@@ -117,8 +132,10 @@ def tell(result: QueryResult) -> None:
     """Print on standard error which version answered, how old it is, and what to mind."""
     count = f"{result.table.num_rows:,} rows"
     cut = f" (cut at {result.table.num_rows:,}; --limit 0 gives all)" if result.truncated else ""
+    # a query that was cut, or that reads no table, has no count of rows scanned
+    scanned = f"{result.scanned:,} rows scanned · " if result.scanned else ""
     errors.print(
-        f"[dim]{count}{cut} · version {result.version} · {age_text(result.age)} old · {result.ms} ms[/]",
+        f"[dim]{count}{cut} · version {result.version} · {age_text(result.age)} old · {scanned}{result.ms} ms[/]",
         highlight=False,
     )
     for warning in result.warnings:
@@ -174,6 +191,6 @@ def _format(form: str | None, out: Path | None) -> Format:
 
 
 def _role(role: str) -> Role:
-    if role not in ("analyst", "analyst_pii"):
-        raise ConfigError(f"`{role}` is no role that runs SQL", hint="analyst or analyst_pii")
-    return role  # type: ignore[return-value]  # one of the two
+    if role not in get_args(Role):
+        raise ConfigError(f"`{role}` is no role that asks{nearest(role, get_args(Role))}")
+    return role  # type: ignore[return-value]  # one of them

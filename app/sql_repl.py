@@ -12,6 +12,7 @@ from cdp.errors import CdpError, ConfigError
 from warehouse.home import Home
 from warehouse.query import Format, QueryResult, age_text, save
 from warehouse.reader import connect, published
+from warehouse.saved_queries import saved_queries
 
 _WORDS = (
     *("select", "from", "where", "group", "by", "order", "limit", "having", "with", "join", "left", "using", "on"),
@@ -37,6 +38,7 @@ _WORDS = (
 _HELP = """  end a query with ; and Enter (it may take several lines)
   .tables             published tables, with what they hold
   .columns TABLE      columns of a table, with their meaning
+  .saved              saved queries of config/queries/; .saved NAME runs one
   .save FILE          the last answer as .csv, .json, .xlsx or .parquet
   .version            which version answers
   .quit               leave (also Ctrl-D)"""
@@ -86,6 +88,7 @@ def loop(
     *,
     version: str | None,
     ask: Callable[[str], QueryResult],
+    ask_saved: Callable[[str], QueryResult],
     show: Callable[[QueryResult], None],
     suffixes: dict[str, Format],
 ) -> None:
@@ -100,7 +103,10 @@ def loop(
     last: QueryResult | None = None
     for text in _inputs():
         try:
-            if text.startswith("."):
+            if text.startswith(".saved "):
+                last = ask_saved(text.removeprefix(".saved ").strip())
+                show(last)
+            elif text.startswith("."):
                 if not _command(text, home, version, catalog, last, suffixes):
                     return
             else:
@@ -152,6 +158,8 @@ def _command(
     elif word == ".version":
         item = published(home, version)
         console.print(f"{item.version}, published {item.published_at:%Y-%m-%d %H:%M} UTC", highlight=False)
+    elif word == ".saved":
+        _list([(name, query.description) for name, query in saved_queries(home).items()])
     elif word == ".save":
         _save(rest, last, suffixes)
     else:

@@ -27,7 +27,7 @@ from warehouse.home import Home
 from warehouse.publish import Published
 from warehouse.reader import connect, published
 
-Role = Literal["analyst", "analyst_pii"]
+Role = Literal["viewer", "analyst", "analyst_pii"]
 Format = Literal["table", "csv", "json", "xlsx", "parquet"]
 STALE_AFTER = timedelta(hours=26)  # a daily run that is two hours late
 _BATCH = 10_000
@@ -38,7 +38,8 @@ _EXCEL_ROWS = 1_048_575
 class QueryResult:
     """Rows of one query with where they come from. *table*: an Arrow table; *tables*: the published tables read.
 
-    *truncated*: there were more than the limit. *ms*: from the start of the query to the last row.
+    *truncated*: there were more than the limit. *ms*: from the start of the query to the last row. *scanned*: rows read
+    from tables, before any filter that reads whole row groups.
     """
 
     table: pa.Table
@@ -49,6 +50,7 @@ class QueryResult:
     warnings: tuple[str, ...] = ()
     truncated: bool = False
     ms: int = 0
+    scanned: int = 0
     columns: tuple[str, ...] = field(default=())
 
     @property
@@ -76,20 +78,41 @@ def run_query(
     state a *purpose*. Raises `RefusedError` before anything runs when the query may not, `FatalError` when it
     fails or passes *timeout_s* seconds. The log (`logs/queries.jsonl`) holds a hash of the text, never text or rows.
     """
-    started_at = now or datetime.now(UTC)
     if role not in ("analyst", "analyst_pii"):
-        raise RefusedError(f"the role `{role}` may not run SQL", hint="roles that may: analyst, analyst_pii")
+        raise RefusedError(
+            f"the role `{role}` may not run SQL", hint="roles that may: analyst, analyst_pii; viewers run saved queries"
+        )
+    return answer(
+        home, sql, limit=limit, timeout_s=timeout_s, role=role, purpose=purpose, version=version, user=user, now=now
+    )
+
+
+def answer(
+    home: Home,
+    sql: str,
+    *,
+    limit: int | None,
+    timeout_s: float,
+    role: Role,
+    purpose: str | None = None,
+    version: str | None = None,
+    user: str | None = None,
+    now: datetime | None = None,
+) -> QueryResult:
+    """`run_query` for every role, without asking whether the role may write its own SQL: callers have asked."""
+    started_at = now or datetime.now(UTC)
     if role == "analyst_pii" and not (purpose or "").strip():
         raise RefusedError("personal data needs a purpose", hint="say why: --purpose '…'; it is kept in the query log")
     item = published(home, version)
     entry = _LogEntry(home, sql, user or _user(), role, purpose, item.version, started_at)
-    with entry, connect(home, version=item.version, pii=role == "analyst_pii", timeout_s=timeout_s) as con:
+    pii = role == "analyst_pii"
+    with entry, connect(home, version=item.version, pii=pii, timeout_s=timeout_s, measured=True) as con:
         known = _tables(con)
         approved = approve(con, sql, known)
         entry.tables = approved.tables
         begun = time.perf_counter()
         table, truncated = _fetch(con, approved.sql, limit, timeout_s)
-        entry.rows = table.num_rows
+        entry.rows, entry.scanned = table.num_rows, _rows_scanned(con)
         return QueryResult(
             table=table,
             version=item.version,
@@ -99,6 +122,7 @@ def run_query(
             warnings=_warnings(item, approved.tables, started_at),
             truncated=truncated,
             ms=round((time.perf_counter() - begun) * 1000),
+            scanned=entry.scanned,
             columns=tuple(table.column_names),
         )
 
@@ -119,7 +143,7 @@ class _LogEntry:
             "sql_sha256": hashlib.sha256(sql.encode("utf-8", "surrogatepass")).hexdigest(),
         }
         self.tables: tuple[str, ...] = ()
-        self.rows = 0
+        self.rows = self.scanned = 0
 
     def __enter__(self) -> _LogEntry:
         self._begun = time.perf_counter()
@@ -132,6 +156,7 @@ class _LogEntry:
         facts = self._facts | {
             "tables": list(self.tables),
             "rows": self.rows,
+            "scanned": self.scanned,
             "ms": round((time.perf_counter() - self._begun) * 1000),
             "outcome": "ok" if kind is None else kind.__name__,
         }
@@ -144,15 +169,15 @@ def _fetch(con: duckdb.DuckDBPyConnection, sql: str, limit: int | None, timeout_
     timer = threading.Timer(timeout_s + 0.5, con.interrupt)
     timer.start()
     try:
-        reader: pa.RecordBatchReader = con.sql(sql).to_arrow_reader(_BATCH)
-        batches: list[pa.RecordBatch] = []
-        rows = 0
-        for batch in reader:
-            batches.append(batch)
-            rows += batch.num_rows
-            if limit is not None and rows > limit:
-                break
-        table = pa.Table.from_batches(batches, reader.schema)
+        with con.sql(sql).to_arrow_reader(_BATCH) as reader:
+            batches: list[pa.RecordBatch] = []
+            rows = 0
+            for batch in reader:
+                batches.append(batch)
+                rows += batch.num_rows
+                if limit is not None and rows > limit:
+                    break
+            table = pa.Table.from_batches(batches, reader.schema)
     except duckdb.InterruptException as error:
         raise FatalError(
             f"the query took longer than {timeout_s:g} s and was stopped",
@@ -169,6 +194,23 @@ def _fetch(con: duckdb.DuckDBPyConnection, sql: str, limit: int | None, timeout_
     if limit is not None and table.num_rows > limit:
         return table.slice(0, limit), True
     return table, False
+
+
+def _rows_scanned(con: duckdb.DuckDBPyConnection) -> int:
+    """Rows that the scans of the last query read, from DuckDB's profile of it."""
+    try:
+        profile = json.loads(con.get_profiling_information())
+    except (duckdb.Error, ValueError):
+        return 0  # a query without a plan of its own, such as `describe`, has no profile
+    found, queue = 0, [profile]
+    while queue:
+        item = queue.pop()
+        if isinstance(item, dict):
+            found += int(item.get("rows_scanned", 0))
+            queue.extend(item.values())
+        elif isinstance(item, list):
+            queue.extend(item)
+    return found
 
 
 def _explain(con: duckdb.DuckDBPyConnection, text: str) -> str:

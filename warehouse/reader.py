@@ -29,19 +29,28 @@ def connect(
     timeout_s: float | None = None,
     memory_limit: str = "2GiB",
     threads: int | None = None,
+    measured: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A connection on the published version (or *version*), read-only, that reaches no file, network or setting.
 
     *home*: a `Home`, its folder, or None for `CDP_HOME` or the current folder. Tables are found with or without
     `marts.`; instants show in the brand's time zone. *pii*: the edition with personal data, where one is published.
-    *timeout_s* cuts every query of this connection. It keeps its version for as long as it lives: connect again to get
-    a newer one. Raises `ConfigError` when nothing is published.
+    *timeout_s* cuts every query of this connection; *measured*: DuckDB keeps a profile of the last one. The connection
+    keeps its version for as long as it lives: connect again to get a newer one. Raises `ConfigError` when nothing is
+    published.
     """
     place = home if isinstance(home, Home) else home_from(None if home is None else Path(home))
     for attempt in range(_TRIES):
         found = published(place, version)
         try:
-            return open_version(found, pii=pii, timeout_s=timeout_s, memory_limit=memory_limit, threads=threads)
+            return open_version(
+                found,
+                pii=pii,
+                timeout_s=timeout_s,
+                memory_limit=memory_limit,
+                threads=threads,
+                measured=measured,
+            )
         except duckdb.IOException:
             if attempt == _TRIES - 1 or file_of(found, pii=pii).exists():
                 raise
@@ -77,6 +86,7 @@ def open_version(
     timeout_s: float | None = None,
     memory_limit: str = "2GiB",
     threads: int | None = None,
+    measured: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """Open one published file behind the guard rails.
 
@@ -100,6 +110,8 @@ def open_version(
         con.execute(f"set TimeZone = '{item.timezone}'")
         if timeout_s:
             con.execute(f"set max_execution_time = {int(timeout_s * 1000)}")
+        if measured:
+            con.execute("set enable_profiling = 'no_output'")
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")
     except BaseException:

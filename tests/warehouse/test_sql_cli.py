@@ -16,6 +16,7 @@ from warehouse.connection import open_warehouse
 from warehouse.home import Home
 from warehouse.publish import publish
 from warehouse.query import run_query
+from warehouse.saved_queries import run_saved
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -72,13 +73,15 @@ def test_the_loop_answers_saves_and_survives_mistakes(
     home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = iter([".tables", "selec 1;", "select city", "from dim_people;", f".save {tmp_path / 'x.csv'}", ".save x",
-                  ".columns dim_people", ".columns nothing", ".version", ".help", ".quit", "never"])  # fmt: skip
+                  ".columns dim_people", ".columns nothing",
+                  ".saved", ".saved nothing", ".version", ".help", ".quit", "never"])  # fmt: skip
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
     answers: list[int] = []
     sql_repl.loop(
         home,
         version=None,
         ask=lambda text: run_query(home, text),
+        ask_saved=lambda name: run_saved(home, name),
         show=lambda result: answers.append(result.table.num_rows),
         suffixes={".csv": "csv"},
     )
@@ -88,6 +91,7 @@ def test_the_loop_answers_saves_and_survives_mistakes(
     told = capsys.readouterr()
     assert "no table is called `nothing`" in told.err
     assert "`x` has no known ending" in told.err
+    assert "no saved query is called `nothing`" in told.err
 
 
 def test_completion_knows_tables_and_columns(home: Home) -> None:

@@ -27,7 +27,7 @@ def is_listed(group: Group) -> bool:
 
 
 def make_fresh(con: duckdb.DuckDBPyConnection, tags: TagsConfig, queries: dict[str, str]) -> None:
-    """Temp view `tag_fresh`: what every person of `tag_wide` should hold, with the columns of `tag_living`.
+    """Temp table `tag_fresh`: what every person of `tag_wide` should hold, with the columns of `tag_living`.
 
     *queries*: group id -> query (one_id, value, rank) of the groups that are not a column of `tag_wide`; each is run
     once, into a temp table of its own.
@@ -48,14 +48,14 @@ def make_fresh(con: duckdb.DuckDBPyConnection, tags: TagsConfig, queries: dict[s
         else:
             columns.append(f"wide.g_{group.id} as {living_column(group)}")
     con.execute(
-        "create or replace temp view tag_fresh as"
+        "create or replace temp table tag_fresh as"
         f" select wide.one_id{''.join(', ' + column for column in columns)} from temp.tag_wide as wide{''.join(joins)}"
     )
 
 
 def drop_fresh(con: duckdb.DuckDBPyConnection) -> None:
-    """Drop the view and the tables of `make_fresh`."""
-    con.execute("drop view if exists temp.tag_fresh")
+    """Drop the tables of `make_fresh`."""
+    con.execute("drop table if exists temp.tag_fresh")
     names = con.execute(
         "select table_name from duckdb_tables() where temporary and table_name like 'tag@_rows@_%' escape '@'"
     )

@@ -141,12 +141,14 @@ def main(people: int, events: int) -> None:
         con.close()
 
 
-def timed(name: str, work: Callable[[], Any]) -> None:
+def timed(name: str, work: Callable[[], Any]) -> float:
+    """Run *work*, print what it took, and return its processor seconds."""
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     work()
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{name:<18} wall {wall:7.2f} s  cpu {cpu:7.2f} s  peak {after.ru_maxrss // 1024:6,} MiB", flush=True)
+    return cpu
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ with messages as (
             properties,
             [
                 '$.session_id', '$.path', '$.url', '$.channel', '$.campaign_id', '$.order_id', '$.orderId', '$.product_id',
-                '$.amount', '$.revenue', '$.total', '$.value'
+                '$.amount', '$.revenue', '$.total', '$.value', '$.name'
             ]
         ) as found,
         json_extract_string(
@@ -34,7 +34,7 @@ stg_segment__events as (
         user_id,  -- [personal]
         around[5] as device_id,  -- [personal]
         coalesce(found[1], around[6]) as session_id,
-        coalesce(found[2], around[4], name, found[3]) as page,
+        coalesce(found[2], around[4], name, found[13], case when type <> 'track' then event end, found[3]) as page,
         found[4] as channel,
         found[5] as campaign_id,
         around[1] as utm_source,
@@ -45,7 +45,8 @@ stg_segment__events as (
         try_cast(coalesce(found[9], found[10], found[11], found[12]) as decimal(18, 2)) as amount,
         properties,  -- JSON object
         identifiers,  -- strongest first [personal]
-        recorded_at  -- UTC, when we learned it
+        recorded_at,  -- UTC, when we learned it
+        batch_seq  -- landing batch that brought it
     from messages
 )
 

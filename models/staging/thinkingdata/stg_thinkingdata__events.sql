@@ -1,9 +1,64 @@
 /*
 Events of ThinkingData logs, in the columns all events share. Names are kept as the source writes them.
+An event that is updated later (same name and `#event_id`) is one event: `track_update` changes single properties,
+`track_overwrite` all of them. One that counts once (`track_first`) is the first of its `#first_check_id`. What an update
+changes of an event of an earlier landing shows in marts that take on new landings only once they are built in full.
 grain: source, event_id
 owner: data
 */
-with records as (
+with several as (
+    select
+        *,
+        md5(
+            case
+                when type = 'track_first'
+                    then concat_ws(chr(31), 'first', event_name, coalesce(first_check_id, distinct_id, record_key))
+                else concat_ws(chr(31), 'event', event_name, coalesce(native_event_id, record_key))
+            end
+        ) as whole_id
+    from staging.stg_thinkingdata__records
+    where type in ('track_first', 'track_update', 'track_overwrite')
+),
+
+overwritten as (
+    select
+        *,
+        max(event_at) filter (where type = 'track_overwrite') over (partition by source, whole_id) as overwritten_at,
+        row_number() over (partition by source, whole_id order by event_at, record_key) as place
+    from several
+),
+
+folded as (
+    select
+        source,
+        whole_id as record_key,
+        min(event_name) as event_name,
+        min(event_at) as event_at,
+        arg_min(account_id, place) as account_id,
+        arg_min(distinct_id, place) as distinct_id,
+        list_reduce(
+            list(coalesce(properties, '{}') order by place),
+            lambda before, after: cast(json_merge_patch(before, after) as varchar)
+        ) as properties,
+        arg_max(identifiers, len(identifiers)) as identifiers,
+        min(recorded_at) as recorded_at,
+        min(batch_seq) as batch_seq  -- the event stays one of the batch that brought it first
+    from overwritten
+    where if(type = 'track_first', place = 1, overwritten_at is null or event_at >= overwritten_at)
+    group by source, whole_id
+),
+
+tracked as (
+    select
+        source, record_key, event_name, event_at, account_id, distinct_id, properties, identifiers, recorded_at,
+        batch_seq
+    from staging.stg_thinkingdata__records
+    where type = 'track'
+    union all by name
+    select * from folded
+),
+
+records as (
     select
         *,
         json_extract_string(
@@ -14,8 +69,7 @@ with records as (
                 '$."#device_id"'
             ]
         ) as found
-    from staging.stg_thinkingdata__records
-    where type in ('track', 'track_update', 'track_overwrite')
+    from tracked
 ),
 
 stg_thinkingdata__events as (
@@ -39,7 +93,8 @@ stg_thinkingdata__events as (
         try_cast(found[14] as decimal(18, 2)) as amount,
         properties,  -- JSON object
         identifiers,  -- strongest first [personal]
-        recorded_at  -- UTC, when we learned it
+        recorded_at,  -- UTC, when we learned it
+        batch_seq  -- landing batch that brought it
     from records
 )
 

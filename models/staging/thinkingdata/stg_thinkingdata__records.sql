@@ -9,6 +9,7 @@ with records as (
         records.*,
         records._source as source,
         try_cast(records.time as timestamp) as wall_time,
+        try_cast(regexp_extract(records.time, '^\d{13}$') as bigint) as epoch,  -- milliseconds
         try_cast(json_extract_string(records.properties, '$."#zone_offset"') as double) as zone_offset,
         coalesce(sources.timezone, getvariable('timezone')) as zone,
         coalesce(sources.login_id_type, 'member_id') as login_id_type,
@@ -43,11 +44,14 @@ stg_thinkingdata__records as (
     select
         source,
         record_key,
-        type,  -- track, track_update, user_set, user_setOnce, …
+        type,  -- track, track_first, track_update, track_overwrite, user_set, user_setOnce, …
+        event_id as native_event_id,  -- of events that are updated later
+        first_check_id,  -- of events that count once [personal]
         event_name,  -- null for user properties
         case
-            when zone_offset is not null then timezone('UTC', wall_time) - to_seconds(zone_offset * 3600)
-            else timezone(zone, wall_time)
+            when zone_offset is not null and wall_time is not null
+                then timezone('UTC', wall_time) - to_seconds(zone_offset * 3600)
+            else coalesce(timezone(zone, wall_time), timezone('UTC', epoch_ms(epoch)))
         end as event_at,  -- UTC
         nullif(trim(account_id), '') as account_id,  -- [personal]
         nullif(trim(distinct_id), '') as distinct_id,  -- [personal]
@@ -61,7 +65,8 @@ stg_thinkingdata__records as (
             lambda item: item.value is not null
         ) as identifiers,  -- strongest first [personal]
         nullif(trim(account_id), '') is not null as is_login,  -- made while logged in
-        _loaded_at as recorded_at  -- UTC, when we learned it
+        _loaded_at as recorded_at,  -- UTC, when we learned it
+        _batch_seq as batch_seq  -- landing batch that brought it
     from mapped
 )
 

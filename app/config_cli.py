@@ -15,6 +15,7 @@ from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from cdp.identity.rules import IdentityRules
 from cdp.metrics.config import MetricsConfig
+from cdp.privacy.config import PrivacyConfig
 from cdp.sync.config import SyncConfig
 from cdp.tags.config import TagsConfig
 from connectors.collector.settings import CollectorConfig
@@ -34,6 +35,7 @@ FILES: dict[str, type[BaseModel]] = {
     "metrics.yaml": MetricsConfig,
     "sync.yaml": SyncConfig,
     "collector.yaml": CollectorConfig,
+    "privacy.yaml": PrivacyConfig,
 }
 
 
@@ -72,7 +74,8 @@ def schema(directory: Annotated[Path, typer.Argument(help="folder to write to")]
 
 
 def write_schemas(directory: Path) -> list[Path]:
-    """One `<file>.json` for each configuration file, and one for those of `expectations/` and `queries/`; returns the paths."""
+    """One `<file>.json` for each configuration file, one for those of `expectations/` and one for those of `queries/`;
+    returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     models: dict[str, type[BaseModel]] = {**FILES, "expectations.yaml": SuiteConfig, "queries.yaml": SavedQuery}

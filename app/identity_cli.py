@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +34,9 @@ from warehouse.secrets import identity_secret
 
 app = typer.Typer(no_args_is_help=True)
 
+_NAMED = re.compile(r"`([^`]+)`")
+# Eleven digits of a phone and what stands before an @, wherever a source put them into the key of a row.
+_PERSONAL = re.compile(r"(?<!\d)(1[3-9]\d)\d{4}(\d{4})(?!\d)|[\w.+-]+@")
 _ID = Annotated[str, typer.Argument(help="`type:value`, `type@scope:value`, a bare value, or a one_id")]
 _JSON = Annotated[bool, typer.Option("--json", help="machine-readable")]
 _PLAIN = Annotated[bool, typer.Option("--plain", help="show phones and e-mails unmasked")]
@@ -81,7 +86,12 @@ def _masked(item: Any, plain: bool) -> Any:
         return found
     if isinstance(item, list):
         return [_masked(value, plain) for value in item]
-    return _hide(item, plain) if isinstance(item, str) and ":" in item else item
+    return _hidden(item, plain) if isinstance(item, str) and ":" in item else item
+
+
+def _hidden(text: str, plain: bool) -> str:
+    """A name, or a sentence with names between backticks, masked unless *plain*."""
+    return _NAMED.sub(lambda found: f"`{_hide(found[1], plain)}`", text) if "`" in text else _hide(text, plain)
 
 
 def _print_json(item: Any, *, plain: bool = False) -> None:
@@ -155,27 +165,38 @@ def why_not(a: _ID, b: _ID, as_json: _JSON = False, plain: _PLAIN = False) -> No
         _tell(ask.explain(con, ask.find(con, a), ask.find(con, b)), as_json, plain)
 
 
+def _row_key(key: str | None, plain: bool) -> str | None:
+    """The key of a source's row, with phones and addresses that it is made of masked unless *plain*."""
+    if plain or key is None:
+        return key
+    return _PERSONAL.sub(lambda found: f"{found[1]}****{found[2]}" if found[1] else "***@", key)
+
+
+def _with_masked_rows(found: ask.Explanation, plain: bool) -> ask.Explanation:
+    chain = [
+        replace(link, evidence=[(row[0], _row_key(row[1], plain), *row[2:]) for row in link.evidence])
+        for link in found.chain
+    ]
+    return replace(found, chain=chain)
+
+
 def _tell(found: ask.Explanation, as_json: bool, plain: bool) -> None:
     if as_json:
-        _print_json(found, plain=plain)
+        _print_json(_with_masked_rows(found, plain), plain=plain)
         return
     names = f"{_hide(found.a, plain)} and {_hide(found.b, plain)}"
     if not found.same:
         console.print(f"{names}: two persons ({found.one_id}, {found.other_id})", markup=False, highlight=False)
         for sentence in found.why:
-            words = " ".join(
-                _hide(word.strip("`"), plain) if word.startswith("`") else word for word in sentence.split(" ")
-            )
-            console.print(f"- {words}", markup=False, highlight=False)
+            console.print(f"- {_hidden(sentence, plain)}", markup=False, highlight=False)
         return
     console.print(f"{names}: one person, {found.one_id}", markup=False, highlight=False)
     for link in found.chain:
         head = f"  {_hide(link.a, plain)} – {_hide(link.b, plain)}: tier {link.tier}, {link.distinct_days} days"
         console.print(f"{head}, {_day(link.first_seen)} … {_day(link.last_seen)}", markup=False, highlight=False)
         for source, key, kind, first, _ in link.evidence:
-            console.print(
-                f"      {kind} in {source}, row {key or '(erased)'}, {_day(first)}", markup=False, highlight=False
-            )
+            row = _row_key(key, plain) or "(erased)"
+            console.print(f"      {kind} in {source}, row {row}, {_day(first)}", markup=False, highlight=False)
     if found.cut:
         edges = ", ".join(f"{_hide(x, plain)} – {_hide(y, plain)}" for x, y in found.cut)
         console.print(f"the fewest edges that part them: {edges}", markup=False, highlight=False)
@@ -183,7 +204,7 @@ def _tell(found: ask.Explanation, as_json: bool, plain: bool) -> None:
 
 def _decided(done: decide.Asserted, as_json: bool, plain: bool) -> None:
     if as_json:
-        _print_json(done, plain=plain)
+        _print_json(replace(done, after=_with_masked_rows(done.after, plain)), plain=plain)
         return
     report = done.report
     console.print(
@@ -254,7 +275,8 @@ def forget(
     as_json: _JSON = False,
 ) -> None:
     """Erase persons from the whole home: tables, files, snapshots, ledgers, plans. What comes again stays out."""
-    from app.privacy_cli import print_json, scene, show, told
+    from app.privacy_cli import print_json, show, told
+    from pipelines.upkeep import scene
     from warehouse.erasure import erase, preview
 
     with told() as tell:

@@ -22,6 +22,7 @@ from cdp.errors import CdpError, ConfigError
 from connectors.settings import SourcesConfig
 from warehouse.backup import PARTS, Manifest, Part, create_backup, default_folder, restore_backup, verify_backup
 from warehouse.doctor import Finding, examine
+from warehouse.erasure import note_restore
 from warehouse.home import Home, load_config
 from warehouse.report import daily_report
 from warehouse.report_parts import Locale
@@ -77,6 +78,8 @@ def restore(
     console.print(f"[green]✓[/] {place.root}: {', '.join(report.parts)}, {report.seconds:.1f} s", soft_wrap=True)
     if report.replaced:
         console.print(f"  what was there before: {report.replaced}", soft_wrap=True)
+    if note_restore(place, file):
+        console.print("  people who were forgotten since are forgotten again by the next run, or by cdp privacy finish")
     if report.secrets_to_bring:
         names = ", ".join(f"secrets/{name}" for name in report.secrets_to_bring)
         console.print(f"[yellow]![/] bring back from your vault before the next run: {names}")

@@ -7,63 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from app.context import brand, console, home, instant
-from cdp.identity.rules import IdentityRules
 from connectors.registry import all_streams
-from connectors.settings import SourcesConfig
-from warehouse.erasure import ErasureReport, Scene, finish
+from pipelines.upkeep import scene
+from warehouse.erasure import ErasureReport, finish
 from warehouse.erasure import Progress as Tell
-from warehouse.home import Home, load_config
 from warehouse.privacy_ledger import PrivacyLedger
 from warehouse.retention import RetentionReport, enforce_retention
 
 app = typer.Typer(no_args_is_help=True)
-
-
-def scene(place: Home, *, progress: Tell | None = None) -> Scene:
-    """Where people are forgotten: the home, its rules, its streams, and the source files that are not ours."""
-    return Scene(
-        home=place,
-        rules=load_config(place, "identity.yaml", IdentityRules),
-        streams=all_streams(),
-        timezone=brand().timezone,
-        outside=source_files(place, load_config(place, "sources.yaml", SourcesConfig)),
-        progress=progress,
-    )
-
-
-def source_files(place: Home, sources: SourcesConfig) -> tuple[Path, ...]:
-    """What sources read and is not ours to change: files beside the home, and folders of the home that hold some. The
-    inbox and what the collector wrote are ours."""
-    ours = {"inbox", "data"}
-    found: dict[Path, None] = {}
-    for settings in sources.sources.values():
-        for pattern in _paths(settings.model_dump(mode="json")):
-            path = place.root / Path(pattern).expanduser()
-            if not path.is_relative_to(place.root):
-                found[path] = None
-            elif (top := path.relative_to(place.root).parts[0]) not in ours:
-                found[place.root / top] = None
-    return tuple(found)
-
-
-def _paths(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for name, item in value.items():
-            if name == "path" and isinstance(item, str | list):
-                yield from [item] if isinstance(item, str) else item
-            else:
-                yield from _paths(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _paths(item)
 
 
 @contextmanager

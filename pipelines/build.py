@@ -6,7 +6,7 @@ import dagster as dg
 
 from cdp.brand import BrandConfig
 from connectors.settings import SourcesConfig
-from pipelines.defs import activation, analytics, identity, models, publication, quality, schedules, sources
+from pipelines.defs import activation, analytics, identity, models, publication, quality, schedules, sources, upkeep
 from pipelines.resources import BrandHome
 from warehouse.expectations import load_suites
 from warehouse.home import Home, load_config
@@ -39,7 +39,7 @@ def build_definitions(home: Home) -> dg.Definitions:
     schedules_of_sync, sensors_of_sync = activation.activation_jobs(home, config, _brand_zone(home))
     page = publication.daily_page([publication.PUBLISHED, *(key for step in sync for key in step.keys)])
     return dg.Definitions(
-        assets=[*assets, publication.publication(checked), *sync, page],
+        assets=[*assets, upkeep.retention, publication.publication(checked), *sync, page],
         asset_checks=[
             quality.landing_reconciles,
             quality.layers_reconcile,

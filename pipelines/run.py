@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -16,6 +16,7 @@ from cdp.quality.alerts import Condition
 from pipelines.alerting import announce
 from pipelines.build import JOB, build_definitions
 from pipelines.resources import AS_OF_TAG
+from pipelines.upkeep import finish_erasures
 from warehouse.home import Home
 
 ORIGIN_TAG, ORIGIN = "cdp/origin", "command line"
@@ -44,6 +45,7 @@ class RunOutcome:
 def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> RunOutcome:
     """Run *job* on *home* and wait for it. *as_of*: the cut (UTC); default: the instant the run starts.
 
+    Erasures that were stopped are finished first.
     Run history lies in `HOME/dagster`. Failing steps and checks are in the outcome, not raised. Raises `RetriableError`
     while another `cdp run` is at work on the home.
     """
@@ -51,6 +53,7 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> Run
     tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {})
     with _alone(home), dg.DagsterInstance.get() as instance:
         _bury_dead_runs(instance)
+        finish_erasures(home, now=datetime.now(UTC), locked=True)
         result = (
             build_definitions(home)
             .resolve_job_def(job)

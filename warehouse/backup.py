@@ -40,6 +40,7 @@ from cdp.config import Strict
 from cdp.errors import ConfigError, FatalError, RetriableError
 from warehouse.connection import open_guard
 from warehouse.home import Home
+from warehouse.privacy_ledger import PrivacyLedger
 
 Part = Literal["warehouse", "landing", "inbox", "sync", "config", "secrets"]
 PARTS: tuple[Part, ...] = get_args(Part)  # in the order they are written
@@ -57,7 +58,7 @@ _CHUNK = 4 * 1024**2
 # What each part replaces in a home: folders, and files with the side files a database keeps beside them.
 _TARGETS: dict[Part, tuple[str, ...]] = {
     "warehouse": ("data/warehouse.duckdb",),
-    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected"),
+    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected", "data/forgotten.json"),
     "inbox": ("inbox",),
     "sync": ("data/sync.sqlite", "data/plans"),
     "config": ("dagster/dagster.yaml", "config"),
@@ -168,6 +169,7 @@ def create_backup(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     _record(home, final, manifest)
+    PrivacyLedger(home).write_list()  # beside the archive: who was forgotten stays so when it is restored
     missing = tuple(part for part in wanted if part not in manifest.parts)
     return BackupReport(final, manifest, missing, time.perf_counter() - started)
 

@@ -1,0 +1,73 @@
+"""What every run does for the people in the data: finishing what it takes to forget them, and removing what is too old.
+
+Imports no Dagster, so that the command line may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cdp.brand import BrandConfig
+from cdp.identity.rules import IdentityRules
+from connectors.registry import all_streams
+from connectors.settings import SourcesConfig
+from warehouse.erasure import ErasureReport, Progress, Scene, finish
+from warehouse.home import Home, load_config
+from warehouse.retention import RetentionReport, enforce_retention
+
+# Folders of a home that are ours to change though sources read them.
+_OURS = {"inbox", "data"}
+
+
+def scene(home: Home, *, progress: Progress | None = None) -> Scene:
+    """Where people are forgotten: the home, its rules, its streams, and the source files that are not ours."""
+    return Scene(
+        home=home,
+        rules=load_config(home, "identity.yaml", IdentityRules),
+        streams=all_streams(),
+        timezone=load_config(home, "cdp.yaml", BrandConfig).timezone,
+        outside=source_files(home, load_config(home, "sources.yaml", SourcesConfig)),
+        progress=progress,
+    )
+
+
+def source_files(home: Home, sources: SourcesConfig) -> tuple[Path, ...]:
+    """What sources read and is not ours to change: files beside the home, and folders of the home that hold some."""
+    found: dict[Path, None] = {}
+    for settings in sources.sources.values():
+        for pattern in _paths(settings.model_dump(mode="json")):
+            path = home.root / Path(pattern).expanduser()
+            if not path.is_relative_to(home.root):
+                found[path] = None
+            elif (top := path.relative_to(home.root).parts[0]) not in _OURS:
+                found[home.root / top] = None
+    return tuple(found)
+
+
+def _paths(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name == "path" and isinstance(item, str | list):
+                yield from [item] if isinstance(item, str) else item
+            else:
+                yield from _paths(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
+
+
+def finish_erasures(home: Home, *, now: datetime, locked: bool = False) -> list[ErasureReport]:
+    """Finish erasures that were stopped, and forget again what a restore brought back; [] when there is nothing to do.
+
+    *locked*: the caller holds the home's run lock.
+    """
+    return finish(scene(home), now=now, locked=locked)
+
+
+def remove_the_old(home: Home, *, now: datetime) -> RetentionReport:
+    """Apply the retention rules of `config/privacy.yaml`."""
+    brand = load_config(home, "cdp.yaml", BrandConfig)
+    return enforce_retention(home, now=now, streams=all_streams(), timezone=brand.timezone)

@@ -18,6 +18,8 @@ COLOURS = {
     "device_id": "#5b6470", "anonymous_id": "#5b6470",
 }  # fmt: skip
 ACCOUNT = "#1a7f4b"
+# Words stay readable where a line runs behind them.
+_HALO = "<style>text { paint-order: stroke; stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round }</style>"
 
 
 def draw(
@@ -36,7 +38,7 @@ def draw(
     bold = {frozenset(pair) for pair in pairwise(chain)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="12"><title>{escape(title)}</title>'
+        f'font-family="system-ui, sans-serif" font-size="12">{_HALO}<title>{escape(title)}</title>'
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
         f'<text x="20" y="30" font-size="16" fill="#1b1f24">{escape(title)}</text>'
     ]

@@ -63,6 +63,24 @@ def test_explain_and_why_not(directory: Path, tmp_path: Path) -> None:
     assert "better owner" in cdp(directory, "why-not", "m1", "m2")
 
 
+def test_phones_stay_masked_in_sentences_and_row_keys_of_every_answer(directory: Path) -> None:
+    home = Home(directory)
+    with open_warehouse(home, as_of=datetime.now(UTC), timezone="Asia/Shanghai") as con:
+        con.execute(
+            "update identity.evidence set source_key = 'remark|wm1|13612340001|a.b@example.cn' where row_id = 1"
+        )
+    done = cdp(directory, "unlink", "m1", "phone:13612340001", "--reason", "typed in by staff", "--json")
+    answers = [
+        done, cdp(directory, "withdraw", json.loads(done)["assertion_ids"][0]),
+        cdp(directory, "why-not", "m2", "phone:13612340001", "--json"), cdp(directory, "why-not", "m1", "m2"),
+        cdp(directory, "explain", "m1", "phone:13612340001", "--json"), cdp(directory, "explain", "m1", "13612340001"),
+        cdp(directory, "show", "m1", "--json"), cdp(directory, "health", "--json"), cdp(directory, "changes", "--json"),
+    ]  # fmt: skip
+    assert [answer for answer in answers if "13612340001" in answer or "a.b@" in answer] == []
+    assert "136****0001" in answers[0]
+    assert "13612340001" in cdp(directory, "explain", "m1", "phone:13612340001", "--plain")
+
+
 def test_decisions_and_their_withdrawal(directory: Path) -> None:
     done = json.loads(cdp(directory, "unlink", "m1", "a1", "--reason", "two people at one desk", "--json"))
     assert done["after"]["same"] is False

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from connectors.collector.bodies import BodyError, Limits, Received, accept, dumps, gunzip, java_hash, loads, unbase64
 
 _MILLISECONDS = re.compile(r"^\d+(\.\d+)?$")
+_SKEW_MS = 60_000  # a smaller difference may be the way of the request
 ENCRYPTED = {"9", "13"}  # `gzip` values of SDKs with encryption switched on
 
 
@@ -53,6 +54,8 @@ def _check_crc(text: str, fields: Mapping[str, str]) -> None:
 def events(items: Sequence[Any], *, project: str | None, now_ms: int, limits: Limits) -> Received:
     """*items* as log lines: `project` from the address where the event names none, `recv_time` (ms), `_record_key`.
 
+    `_flush_time` is the device's clock when it sent: where it is off by more than a minute, `time` is put right by as
+    much, and what it was is kept as `_device_time`.
     An SDK that heard no answer sends its events again: `_record_key` is the same then, so that they land once.
     """
 
@@ -63,9 +66,20 @@ def events(items: Sequence[Any], *, project: str | None, now_ms: int, limits: Li
             event["project"] = project
         event["_record_key"] = record_key(event)
         event["recv_time"] = now_ms
-        return event
+        return _with_right_time(event, now_ms)
 
     return accept(items, read, limit=limits.event)
+
+
+def _with_right_time(event: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    told = [str(event.get(name, "")) for name in ("time", "_flush_time")]
+    if not all(_MILLISECONDS.match(text) for text in told):
+        return event
+    happened, sent = (int(float(text)) for text in told)
+    skew = now_ms - sent
+    if abs(skew) <= _SKEW_MS or happened - sent > _SKEW_MS:  # sent before it happened: another clock altogether
+        return event
+    return event | {"time": happened + skew, "_device_time": event["time"]}
 
 
 def record_key(event: Mapping[str, Any]) -> str:

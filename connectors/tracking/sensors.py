@@ -30,6 +30,7 @@ FIELDS = {column.name: column.name for column in RECORDS.columns} | {"record_key
 KNOWN = (
     "_track_id",
     "_flush_time",
+    "_device_time",
     "time_free",
     "item_type",
     "item_id",

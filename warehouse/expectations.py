@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from cdp.config import Strict, parse
 from cdp.errors import ConfigError
-from cdp.privacy.masking import mask_text
+from cdp.privacy.masking import mask_email, mask_name, mask_text
 from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA
 
 Severity = Literal["error", "warn"]
@@ -40,6 +40,7 @@ Kind = Literal[
     "gx",
 ]
 _SAMPLE = 5
+_NAMES = ("name", "name_masked", "nickname", "real_name", "receiver_name", "buyer_name", "remark", "address")
 _NEEDS: dict[str, tuple[str, ...]] = {
     "not_null": ("column",),
     "unique": (),
@@ -310,13 +311,14 @@ class _Runner:
         query = _failing_query(check)
         if query is None:
             values = found.get("partial_unexpected_list") or []
-            return tuple(dict.fromkeys(mask_text(value) for value in values))[:_SAMPLE]
+            return tuple(dict.fromkeys(_masked(str(check.column), value) for value in values))[:_SAMPLE]
         located = self._located(query.replace("{batch}", table))
         try:
-            rows = self._con.execute(f"select * from ({located}) limit {_SAMPLE}").fetchall()
+            answer = self._con.execute(f"select * from ({located}) limit {_SAMPLE}")
+            names, rows = [column[0] for column in answer.description or []][:8], answer.fetchall()
         except duckdb.Error:
             return ()
-        return tuple(" | ".join(mask_text(value) for value in row[:8]) for row in rows)
+        return tuple(" | ".join(map(_masked, names, row)) for row in rows)
 
 
 @contextmanager
@@ -372,6 +374,15 @@ def _failing_query(check: CheckConfig) -> str | None:
             f"where not exists (select 1 from {target} as target where target.{column} = checked.{check.column})"
         )
     return None
+
+
+def _masked(column: str, value: object) -> str:
+    """*value* of *column* as a sample may show it: a check that finds plain names must not spread them."""
+    if value is not None and column in _NAMES:
+        return mask_name(str(value))
+    if value is not None and "@" in str(value):
+        return mask_email(str(value))
+    return mask_text(value)
 
 
 def _trouble(info: Any) -> str | None:

@@ -52,6 +52,9 @@ class Check(Protocol):
     @property
     def description(self) -> str: ...
 
+    @property
+    def failing_rows_sample(self) -> Sequence[str]: ...
+
 
 @dataclass(frozen=True)
 class Published:
@@ -254,8 +257,15 @@ def _write_meta(
     _insert(
         copy,
         "checks",
-        "name varchar, table_name varchar, severity varchar, passed boolean, observed varchar, description varchar",
-        [(item.name, item.table, item.severity, item.passed, item.observed, item.description) for item in checks],
+        "name varchar, table_name varchar, severity varchar, passed boolean, observed varchar, description varchar, "
+        "failing_rows varchar[]",
+        [
+            (
+                *(item.name, item.table, item.severity, item.passed, item.observed, item.description),
+                list(item.failing_rows_sample),
+            )
+            for item in checks
+        ],
     )
     _insert(
         copy,

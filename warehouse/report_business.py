@@ -113,9 +113,9 @@ def sales(page: Context) -> Section:
             f"{change(net, before) or 'no comparison'} on the 30 before.",
         ),
         facts=[
-            Fact(t("净成交，30 天", "Net sales, 30 days"), page.money(net), change(net, before)),
-            Fact(t("订单", "Orders"), count(orders), change(orders, orders_before)),
-            Fact(t("首单", "First orders"), count(first), share(ratio(first, orders))),
+            Fact(t("净成交，30 天", "Net sales, 30 days"), page.money(net), page.against(net, before, 30)),
+            Fact(t("订单", "Orders"), count(orders), page.against(orders, orders_before, 30)),
+            Fact(t("首单", "First orders"), count(first), t("占订单 ", "of orders ") + share(ratio(first, orders))),
             Fact(t("每单净额", "Net per order"), page.money(net / orders if orders else None, digits=2)),
         ],
         charts=[
@@ -186,8 +186,8 @@ def _first_orders(page: Context) -> list[Grid]:
         t("新客", "new"),
         t("首单", "first orders"),
         t("转化", "rate"),
-        t("窗口已满", "window over"),
-        t("其转化", "their rate"),
+        t("窗口已满者", "window over"),
+        t("窗口已满者转化", "their rate"),
         t("每首单补贴", "subsidy each"),
     ]
     body = [
@@ -217,6 +217,7 @@ def funnels(page: Context) -> Section:
     pictures, body = [], []
     for funnel in dict.fromkeys(row["funnel_id"] for row in rows):
         steps = [row for row in rows if row["funnel_id"] == funnel]
+        way = f"{steps[0]['label']} → {steps[-1]['label']}"
         data = [
             {
                 "label": row["label"],
@@ -225,10 +226,10 @@ def funnels(page: Context) -> Section:
             }
             for row in steps
         ]
-        pictures.append(Chart(f"{steps[0]['label']} → {steps[-1]['label']}", charts.bars(data), funnel))
+        pictures.append(Chart(way, charts.bars(data), funnel))
         body += [
             [
-                f"{funnel} · {row['label']}",
+                f"{way}：{row['label']}",
                 *(count(row["reached"]), share(row["step_rate"]), share(row["matured_rate"])),
                 f"{share(row['matured_rate_low'])} – {share(row['matured_rate_high'])}",
                 page.age(timedelta(seconds=row["p50_seconds"])) if row["p50_seconds"] is not None else "–",
@@ -459,5 +460,5 @@ def headline(page: Context) -> list[Fact]:
         )[0]
         week = numbers(row, ("net", "before"))
         text = t("净成交，7 天", "Net sales, 7 days")
-        facts.append(Fact(text, page.money(week["net"]), change(week["net"], week["before"])))
+        facts.append(Fact(text, page.money(week["net"]), page.against(week["net"], week["before"], 7)))
     return facts

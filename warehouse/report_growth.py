@@ -70,7 +70,7 @@ def _credit(page: Context) -> tuple[list[Grid], list[Chart]]:
             "value": max(net.get((channel, main), 0.0), 0.0),
             "text": page.money(net.get((channel, main), 0.0)),
         }
-        for channel in shown
+        for channel in sorted(shown, key=lambda channel: (-net.get((channel, main), 0.0), channel))
         if channel != _NO_TOUCH
     ]
     note = t("每个模型都把同样的净成交分给各渠道。", "Each model shares out the same net sales.")

@@ -32,7 +32,7 @@ _STATES = {
 _VERDICTS = {"READY": "可以执行", "HELD": "等待审批", "STOPPED": "禁止执行", "EMPTY": "无需变更"}
 _RUNS = {"done": "已完成", "partial": "部分失败", "stopped": "已停止", "running": "执行中"}
 _GOOD_STATES = ("verified", "acked")
-_SHOWN_CHECKS = 40
+_SHOWN_CHECKS, _SHOWN_ROWS = 40, 3
 
 
 def sources(page: Context, home: Home, rules: AnomalyRules) -> Section:
@@ -184,9 +184,7 @@ def _states_grid(page: Context, states: Sequence[Any], total: int) -> Grid:
 def quality(page: Context, found: Sequence[CheckResult]) -> Section:
     """Checks of the published version and the anomaly checks made with the report; those that failed by name."""
     t, name, title = page.t, "quality", page.t("质量检查", "Quality")
-    stored = page.rows(
-        "select name, table_name, severity, passed, observed, description from _meta.checks order by all"
-    )
+    stored = page.rows("select * from _meta.checks order by name, table_name, severity, observed")
     made = [
         {
             "name": item.name,
@@ -195,6 +193,7 @@ def quality(page: Context, found: Sequence[CheckResult]) -> Section:
             "passed": item.passed,
             "observed": item.observed,
             "description": item.description,
+            "failing_rows": item.failing_rows_sample,
         }
         for item in found
     ]
@@ -208,10 +207,16 @@ def quality(page: Context, found: Sequence[CheckResult]) -> Section:
     by_layer: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         by_layer[row["table_name"].split(".")[0]].append(bool(row["passed"]))
-    heads = [t("表", "table"), t("检查", "check"), t("级别", "severity"), t("实际", "observed")]
+    heads = [
+        *(t("表", "table"), t("检查", "check"), t("级别", "severity"), t("实际", "observed")),
+        t("样例（已遮盖）", "for example (masked)"),
+    ]
     level = {"error": t("错误", "error"), "warn": t("提醒", "warning")}
     body = [
-        [row["table_name"], row["description"] or row["name"], level[row["severity"]], row["observed"] or "–"]
+        [
+            *(row["table_name"], row["description"] or row["name"], level[row["severity"]], row["observed"] or "–"),
+            ", ".join(row.get("failing_rows", ())[:_SHOWN_ROWS]) or "–",  # versions of before 0.2 have none
+        ]
         for row in failed[:_SHOWN_CHECKS]
     ]
     more = len(failed) - len(body)

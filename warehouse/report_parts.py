@@ -120,6 +120,11 @@ class Context:
     def signed_money(self, amount: float) -> str:
         return ("+" if amount > 0 else "") + self.money(amount)
 
+    def against(self, now: float, before: float, days: int) -> str:
+        """How *now* differs from the *days* before; nothing when there is no before."""
+        differs = change(now, before)
+        return differs and self.t(f"较前 {days} 天 {differs}", f"{differs} on {days} days before")
+
     def age(self, span: timedelta) -> str:
         hours = span / timedelta(hours=1)
         if hours < 1:

@@ -104,6 +104,22 @@ def test_every_kind_fails_on_bad_rows_with_masked_samples(con: duckdb.DuckDBPyCo
     assert all("13800138000" not in " ".join(sample) for sample in samples.values())
 
 
+def test_a_check_that_finds_plain_names_and_mail_does_not_spread_them(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    con.execute("create or replace table marts_db.marts.named as select '王小明' as name, 'li@b.cn' as mail")
+    text = """
+tables:
+  - table: marts.named
+    checks:
+      - {expect: in_set, column: name, values: [x], says: names are masked}
+      - {expect: in_set, column: mail, values: [x], says: mail is masked}
+      - {expect: no_rows, sql: 'select name, mail from {table}', says: nothing is plain}
+"""
+    results = run_suite(con, suite_of(text, tmp_path))
+    assert [result.failing_rows_sample for result in results] == [("王*明",), ("l***@b.cn",), ("王*明 | l***@b.cn",)]
+
+
 def test_a_marts_file_is_checked_after_its_writer_closed_it(tmp_path: Path, suite: Suite) -> None:
     home = Home(tmp_path)
     with open_warehouse(home, as_of=AS_OF, timezone="UTC") as con:

@@ -55,7 +55,9 @@ class Stream:
 
     *family* groups streams of the same shape over all sources: the raw view `raw.<family>__<name>` unites them, with
     `_source` telling them apart. *key* names the columns that identify a row inside one source. *reject_budget* is the
-    share of rows of one load that may be rejected before the load fails.
+    share of rows of one load that may be rejected before the load fails. *dated_by*: a column that says when a row was
+    true at its source, for rows that may come in any order (an older export loaded after a newer one); of two versions
+    of a key the later dated one counts, and only among equal ones the one that came last.
     """
 
     family: str
@@ -66,6 +68,7 @@ class Stream:
     cursor: str | None = None
     reject_budget: float = 0.01
     description: str = ""
+    dated_by: str | None = None
 
     def column(self, name: str) -> Column:
         """The declared column called *name*; KeyError when there is none."""

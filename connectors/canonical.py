@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cdp.streams import Column, ColumnType, Mode, Sensitivity, Stream
 
 FAMILY = "canonical"
@@ -109,4 +111,11 @@ STREAMS: tuple[Stream, ...] = (
         "cost_id!, channel_id, date:date, amount:decimal, currency",
     ),
 )
+
+
+def dated(stream: Stream) -> Stream:
+    """*stream* for files, which come in any order: where its rows say when they were changed, that orders them."""
+    return replace(stream, dated_by="updated_at") if any(c.name == "updated_at" for c in stream.columns) else stream
+
+
 STREAMS_BY_NAME: dict[str, Stream] = {stream.name: stream for stream in STREAMS}

@@ -285,8 +285,16 @@ class _Landing:
             pl.lit(_batch_id(seq)).alias("_batch_id"),
             pl.lit(seq, dtype=pl.Int64).alias("_batch_seq"),
             pl.lit(self.now, dtype=pl.Datetime("us", "UTC")).alias("_loaded_at"),
+            self._version_at().alias("_version_at"),
         )
         return frame.select(*[column.name for column in self.stream.columns], "_extra", *META)
+
+    def _version_at(self) -> pl.Expr:
+        """When a row was true at its source; a row that does not say, when it was loaded. Null where order tells."""
+        instant, dated_by = pl.Datetime("us", "UTC"), self.stream.dated_by
+        if dated_by is None or self.stream.mode != "versioned":
+            return pl.lit(None, dtype=instant)
+        return pl.coalesce(dated_by, pl.lit(self.now, dtype=instant))
 
     def _write(self, frame: pl.DataFrame, seq: int) -> None:
         if not frame.height:

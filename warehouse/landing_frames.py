@@ -17,6 +17,7 @@ META = {
     "_batch_id": pl.String(),
     "_batch_seq": pl.Int64(),
     "_loaded_at": pl.Datetime("us", "UTC"),
+    "_version_at": pl.Datetime("us", "UTC"),
     "_source_file": pl.String(),
     "_row_number": pl.Int64(),
     "_row_hash": pl.UInt64(),

@@ -37,6 +37,7 @@ _META = {
     "_batch_id": "varchar",
     "_batch_seq": "bigint",
     "_loaded_at": "timestamptz",
+    "_version_at": "timestamptz",
     "_source_file": "varchar",
     "_row_number": "bigint",
     "_row_hash": "ubigint",

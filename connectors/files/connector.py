@@ -25,7 +25,7 @@ def build(context: SourceContext) -> FileConnector:
 
 def streams_of(settings: FileSource) -> tuple[Stream, ...]:
     """The canonical streams a mapped source gives, with its own mode and budget."""
-    return mapped_streams(settings.streams, settings.reject_budget)
+    return tuple(canonical.dated(stream) for stream in mapped_streams(settings.streams, settings.reject_budget))
 
 
 def mapped_streams(mappings: Mapping[str, MappedStream], budget: float | None) -> tuple[Stream, ...]:

@@ -30,7 +30,7 @@ def build(context: SourceContext) -> ShopExportConnector:
 
 def streams_of(settings: ShopExportSource) -> tuple[Stream, ...]:
     """What exports can give; which of them a file gives depends on its profile."""
-    streams = [canonical.STREAMS_BY_NAME[name] for name in STREAMS]
+    streams = [canonical.dated(canonical.STREAMS_BY_NAME[name]) for name in STREAMS]
     if settings.reject_budget is None:
         return tuple(streams)
     return tuple(replace(stream, reject_budget=settings.reject_budget) for stream in streams)

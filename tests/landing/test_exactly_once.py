@@ -6,18 +6,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
 from cdp.errors import FatalError, RejectBudgetError, RetriableError
 from cdp.streams import Batch, Reject
+from connectors import registry
 from tests.landing.fakes import EVENTS, PEOPLE, Scripted, page, rows_of
 from tests.source_support import Brand
 from warehouse import landing
 from warehouse.home import Home
 from warehouse.landing import land
 from warehouse.landing_ledger import LandingLedger
-from warehouse.raw import reconcile
+from warehouse.raw import reconcile, register_raw
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 SNAPSHOT = replace(PEOPLE, mode="snapshot")
@@ -210,3 +212,32 @@ def test_lines_of_one_shape_are_told_apart(tmp_path: Path) -> None:
     lines = [f'{{"type":"track","event":"E","time":1,"distinct_id":"{name}"}}\n' for name in staff]
     (tmp_path / "a.log").write_text("".join(lines), encoding="utf-8")
     assert brand.land("log")["records"].landed == len(lines)
+
+
+def test_an_older_export_loaded_later_takes_nothing_back(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    header = "order_id,status,amount,updated_at\n"
+    exports = {
+        "b-newer.csv": "1,done,2.00,2026-03-01 00:00:00\n2,paid,5.00,2026-03-01 00:00:00\n3,paid,1.00,\n",
+        "c-older.csv": "1,paid,1.00,2026-02-01 00:00:00\n2,paid,6.00,2026-03-01 00:00:00\n4,paid,1.00,2026-01-01\n",
+        "d-undated.csv": "3,closed,1.00,\n4,closed,1.00,\n",
+        "e-oldest.csv": "3,created,1.00,2026-01-01 00:00:00\n4,created,1.00,2026-01-01 00:00:00\n",
+    }
+    brand = Brand(tmp_path, "sources: {shop: {connector: file, streams: {orders: {path: inbox/}}}}")
+    for name, rows in exports.items():
+        (tmp_path / "inbox" / name).write_text(header + rows, encoding="utf-8")
+        brand.land("shop")
+    assert brand.sql("select count(*) from raw.canonical__orders") == [(10,)], "raw keeps every version"
+    assert brand.latest("canonical__orders", "order_id, status, amount::text") == [
+        ("1", "done", "2.00"),
+        ("2", "paid", "6.00"),
+        ("3", "closed", "1.00"),
+        ("4", "closed", "1.00"),
+    ]
+    with duckdb.connect() as con:
+        con.execute("set timezone = 'UTC'")
+        register_raw(con, brand.home, registry.raw_sources(brand.config), registry.all_streams())
+        model = Path("models/staging/canonical/stg_canonical__orders.sql").read_text(encoding="utf-8")
+        picked = model[model.index("with versions") : model.index("trimmed as")].rstrip().rstrip(",")
+        staged = con.execute(f"{picked} select order_id, status, amount::text from current order by 1").fetchall()
+    assert staged == brand.latest("canonical__orders", "order_id, status, amount::text")

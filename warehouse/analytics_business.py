@@ -288,12 +288,13 @@ select tag_group, as_of, stage, stage, stock_before - left_stage from temp.stage
 
 
 def _roles_sql(settings: CommunityConfig) -> str:
-    """Each member's part in a group: staff, core, occasional or silent, by days with activity in the window."""
+    """Each member's part in a group: owner, administrator or other staff, and of the customers core, occasional or
+    silent, by days with activity in the window."""
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in settings.events)
     chosen = f"and event_name in ({names})" if settings.events else ""
     return f"""
         with members as (
-            select corpid, chat_id, member_id, member_type, one_id, min(joined_at) as joined_at
+            select corpid, chat_id, member_id, member_type, group_role, one_id, min(joined_at) as joined_at
             from {MARTS}.fct_group_memberships where joined_at < getvariable('cut_at') group by all
         ),
         active as (
@@ -302,14 +303,15 @@ def _roles_sql(settings: CommunityConfig) -> str:
                 and event_date >= getvariable('cut_day') - {settings.window_days} {chosen}
             group by one_id
         )
-        select members.corpid, members.chat_id, members.one_id,
-            case when members.member_type = 1 then 'staff'
+        select members.corpid, members.chat_id, members.member_id, members.one_id,
+            case when members.group_role in ('owner', 'admin') then members.group_role
+                when members.member_type = 1 then 'staff'
                 when coalesce(active.active_days, 0) >= {settings.core_days} then 'core'
                 when coalesce(active.active_days, 0) > 0 then 'occasional'
                 else 'silent' end as role,
             coalesce(active.active_days, 0) as active_days, members.joined_at
         from members left join active on active.one_id = members.one_id
-        order by 1, 2, 3, members.member_id
+        order by 1, 2, 3, 4
     """
 
 
@@ -421,8 +423,9 @@ _ROLES_TEXT = (
     {
         "corpid": "corporation",
         "chat_id": "group",
-        "one_id": "the person; null = not resolved",
-        "role": "staff | core | occasional | silent",
+        "member_id": "userid of staff, external_userid of a customer",
+        "one_id": "the person; null = staff, or not resolved",
+        "role": "owner | admin | staff (other employees) | core | occasional | silent",
         "active_days": "brand days with activity in the window",
         "joined_at": "first joining, UTC",
     },

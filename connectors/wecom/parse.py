@@ -110,6 +110,7 @@ def group_chat_row(chat: Mapping[str, Any], status: Any, corpid: str) -> Row:
         "corpid": corpid,
         "name": text(chat.get("name")),
         "owner": text(chat.get("owner")),
+        "admins": sorted({str(admin["userid"]) for admin in chat.get("admin_list") or () if admin.get("userid")}),
         "status": integer(status),
         "created_at": instant(chat.get("create_time")),
     }

@@ -74,6 +74,7 @@ GROUP_CHATS = _stream(
     Column("corpid", required=True),
     Column("name"),
     Column("owner", description="userid of the owning staff member"),
+    Column("admins", "text_list", description="userids of the administrators"),
     Column("status", "int", description="0 normal, 1 owner left, 2 inheriting, 3 inherited"),
     Column("created_at", "timestamp"),
 )

@@ -11,6 +11,7 @@ with stg_groups as (
         chat_id,
         name,
         owner,  -- userid of the owning staff member
+        admins,  -- userids of the administrators
         status,  -- 0 normal, 1 owner left, 2 inheriting, 3 inherited
         created_at,  -- UTC
         recorded_at  -- UTC, when we learned it

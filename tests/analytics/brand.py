@@ -42,8 +42,7 @@ COLUMNS = {
     " removed_at timestamptz, is_active boolean, state text, channel_id text, add_way bigint, tag_ids text[], read_at"
     " timestamptz",
     "fct_group_memberships": "membership_key text, chat_id text, corpid text, member_id text, member_type bigint, "
-    "one_id"
-    " text, joined_at timestamptz, join_scene bigint",
+    "group_role text, one_id text, joined_at timestamptz, join_scene bigint",
     "fct_touches": "touch_key text, one_id text, touched_at timestamptz, channel text, campaign_id text, medium text,"
     " source_kind text",
     "fct_referrals": "referral_key text, campaign_id text, inviter_one_id text, invitee_one_id text, invited_at"

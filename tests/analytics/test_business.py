@@ -178,8 +178,11 @@ def test_money_times_money_is_refused() -> None:
 
 def test_members_have_roles_by_their_active_days(empty_features: duckdb.DuckDBPyConnection) -> None:
     con = empty_features
-    for member, kind in (("a", 2), ("b", 2), ("c", 2), ("s", 1)):
-        row = {"membership_key": member, "chat_id": "g", "corpid": "c", "member_id": member, "one_id": member}
+    staff = {"o": "owner", "m": "admin", "s": "member"}
+    for member in ("a", "b", "c", *staff):
+        kind = 1 if member in staff else 2
+        row = {"membership_key": member, "chat_id": "g", "corpid": "c", "member_id": member}
+        row |= {"one_id": None if member in staff else member, "group_role": staff.get(member, "member")}
         insert(con, "fct_group_memberships", [row | {"member_type": kind, "joined_at": at("2026-01-01 12:00")}])
     for n, day in enumerate(range(1, 10)):
         moment = {"event_at": at(f"2026-02-{day + 10:02d} 09:00"), "event_date": f"2026-02-{day + 10:02d}"}
@@ -187,12 +190,14 @@ def test_members_have_roles_by_their_active_days(empty_features: duckdb.DuckDBPy
         if n == 0:
             insert(con, "fct_events", [{"event_key": "b0", "one_id": "b", "event_name": "page_view"} | moment])
     write_marts(con, business_tables(con, MetricsConfig()))
-    roles = con.execute("select one_id, role from marts_db.marts.fct_community_roles order by 1").fetchall()
-    assert roles == [("a", "core"), ("b", "occasional"), ("c", "silent"), ("s", "staff")]
+    roles = con.execute("select member_id, role from marts_db.marts.fct_community_roles order by 1").fetchall()
+    assert roles == [
+        ("a", "core"), ("b", "occasional"), ("c", "silent"), ("m", "admin"), ("o", "owner"), ("s", "staff")
+    ]  # fmt: skip
     day = con.execute(
         "select members, active_members from marts_db.marts.fct_community_activity where activity_date = '2026-02-11'"
     ).fetchall()
-    assert day == [(4, 2)]
+    assert day == [(6, 2)]
 
 
 def test_next_best_product_beats_popularity_where_tastes_differ(empty_features: duckdb.DuckDBPyConnection) -> None:

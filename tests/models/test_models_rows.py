@@ -173,6 +173,9 @@ def test_group_members_followers_and_referrals_lead_to_people(con: duckdb.DuckDB
         member | {"member_id": "wm1", "member_type": 2, "unionid": "u1"},
         member | {"member_id": "zhang", "member_type": 1},
     ], source="wecom")  # fmt: skip
+    land(con, "wecom__group_chats", [
+        {"chat_id": "g", "corpid": CORP, "owner": "zhang", "admins": ["wm1", "zhang"]},
+    ], source="wecom")  # fmt: skip
     land(con, "official_account__followers", [
         {"openid": "o1", "appid": "wx1", "unionid": "u1", "subscribe": True, "subscribed_at": NOON},
     ], source="oa")  # fmt: skip
@@ -182,8 +185,8 @@ def test_group_members_followers_and_referrals_lead_to_people(con: duckdb.DuckDB
         "invitee_value": "u1", "invited_at": NOON,
     }])  # fmt: skip
     ask = build()
-    assert ask("select member_id, one_id is not null from marts.fct_group_memberships order by 1") == [
-        ("wm1", True), ("zhang", False)
+    assert ask("select member_id, one_id is not null, group_role from marts.fct_group_memberships order by 1") == [
+        ("wm1", True, "admin"), ("zhang", False, "owner")
     ]  # fmt: skip
     assert ask(
         "select p.group_count, p.is_follower, p.followed_at, inviter.member_id from marts.dim_people as p "

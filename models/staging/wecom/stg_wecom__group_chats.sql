@@ -25,6 +25,7 @@ stg_wecom__group_chats as (
         trim(current.chat_id) as chat_id,
         nullif(trim(current.name), '') as name,
         nullif(trim(current.owner), '') as owner,  -- userid of the owning staff member
+        current.admins,  -- userids of the administrators
         current.status,  -- 0 normal, 1 owner left, 2 inheriting, 3 inherited
         current.created_at,  -- UTC
         current._loaded_at as recorded_at  -- UTC, when we learned it

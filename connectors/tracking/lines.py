@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import mmap
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from connectors.sample import SAMPLE_ROWS, sample
 
 _GZIP = b"\x1f\x8b"
 _PROBE = 1 << 16
-Expand = Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]
+Expand = Callable[[Mapping[str, Any]], list[Any]]
 
 
 class LinesConnector:
@@ -86,7 +87,7 @@ def plain_lines(path: Path, expand: Expand | None) -> Iterator[Path]:
     encoding = _encoding(head)
     body = head.decode(encoding or "utf-8", "replace").lstrip("\ufeff \t\r\n")
     array = body.startswith("[")
-    batched = expand is not None and len(_expanded(body.split("\n", 1)[0], expand)) > 0
+    batched = expand is not None and (_expands(body, expand) or _mentions_batches(path))
     if not (_is_zipped(path) or encoding or array or batched):
         yield path
         return
@@ -99,6 +100,18 @@ def plain_lines(path: Path, expand: Expand | None) -> Iterator[Path]:
         if batched and expand is not None:
             _expand_lines(copy, expand)
         yield copy
+
+
+def _expands(body: str, expand: Expand) -> bool:
+    return len(_expanded(body.split("\n", 1)[0], expand)) > 0
+
+
+def _mentions_batches(path: Path) -> bool:
+    """Whether a line further down may be a batch: a copy too many costs time, a batch taken for one message is lost."""
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'"batch"') >= 0
 
 
 def _is_zipped(path: Path) -> bool:
@@ -165,7 +178,7 @@ def _split_array(copy: Path, path: Path) -> None:
     copy.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
 
 
-def _expanded(line: str | bytes, expand: Expand) -> list[Mapping[str, Any]]:
+def _expanded(line: str | bytes, expand: Expand) -> list[Any]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:

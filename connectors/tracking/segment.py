@@ -51,13 +51,16 @@ def build(context: SourceContext) -> LinesConnector:
     return LinesConnector(context, MESSAGES, FIELDS, KNOWN, expand)
 
 
-def expand(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The messages of a posted batch, each with what the batch says for all; [] where the line is one message."""
+def expand(payload: Mapping[str, Any]) -> list[Any]:
+    """The messages of a posted batch, each with what the batch says for all; [] where the line is one message.
+
+    What is no message comes out as it is, for landing to reject.
+    """
     batch = payload.get("batch")
     if not isinstance(batch, list):
         return []
     shared = {key: payload[key] for key in ("sentAt", "receivedAt", "context", "integrations") if key in payload}
-    return [{**shared, **message} for message in batch if isinstance(message, dict)]
+    return [{**shared, **message} if isinstance(message, dict) else message for message in batch]
 
 
 def identity_fields(settings: SegmentSource) -> tuple[tuple[str, str, str], ...]:

@@ -44,6 +44,20 @@ def test_thinkingdata_lines_land_once_by_uuid_or_by_content(tmp_path: Path) -> N
     assert ("account_id", "member_id", "") in brand.sql("select field, type, scope from raw._identity_fields")
 
 
+def test_batches_of_segment_messages_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    single = {"type": "page", "anonymousId": "a", "messageId": "1", "properties": {"note": 'a "batch" of milk'}}
+    batch = {
+        "sentAt": "2026-01-01T00:00:01Z",
+        "batch": ["no message"]
+        + [{"type": "track", "event": f"E{n}", "anonymousId": "a", "messageId": f"b{n}"} for n in range(3)],
+    }
+    _write(tmp_path / "web.log", single, batch, {**single, "messageId": "2"})
+    brand = Brand(tmp_path, "sources: {web: {connector: segment, path: web.log}}")
+    report = brand.land("web")["messages"]
+    assert (report.landed, report.rejected) == (5, 1)
+    assert brand.sql("select count(*) from raw.segment__messages where sent_at is not null") == [(3,)]
+
+
 CHAT = "sources: {chat: {connector: chat_archive, path: chat.jsonl, corpid: ww1, keep_text: %s, reject_budget: 1}}"
 
 

@@ -65,6 +65,12 @@ def test_rudderstack_carries_traits_in_the_context(con: duckdb.DuckDBPyConnectio
     assert pages == [("2", "Pay", None), ("3", "screen", "Home"), ("4", "page", "Cart")]
 
 
+def test_a_segment_time_may_be_milliseconds(con: duckdb.DuckDBPyConnection, stage: Any) -> None:
+    setting(con, "web", login_id_type="member_id", anonymous_scope="web")
+    land(con, "segment__messages", [segment("1", "track", event="E", timestamp="1770696000000")], source="web")
+    assert stage()("select event_at from staging.stg_segment__events") == [(NOON,)]
+
+
 def test_an_alias_of_an_earlier_user_id_joins_two_logins(con: duckdb.DuckDBPyConnection, stage: Any) -> None:
     setting(con, "web", login_id_type="crm_id", anonymous_scope="web")
     land(con, "segment__messages", [

@@ -22,8 +22,14 @@ messages as (
         case when messages.type <> 'group' then messages.traits end as own_traits,
         json_extract(messages.context, '$.traits') as context_traits,
         messages._source as source,
-        try_cast(messages.timestamp as timestamptz) as stated_at,
-        try_cast(messages.original_timestamp as timestamptz) as device_at,
+        coalesce(
+            try_cast(messages.timestamp as timestamptz),
+            timezone('UTC', epoch_ms(try_cast(regexp_extract(messages.timestamp, '^\d{13}$') as bigint)))
+        ) as stated_at,
+        coalesce(
+            try_cast(messages.original_timestamp as timestamptz),
+            timezone('UTC', epoch_ms(try_cast(regexp_extract(messages.original_timestamp, '^\d{13}$') as bigint)))
+        ) as device_at,
         try_cast(messages.sent_at as timestamptz) as sent_at,
         try_cast(messages.received_at as timestamptz) as received_at,
         nullif(trim(messages.user_id), '') as user_id,

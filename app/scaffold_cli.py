@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from app import context
 from app.context import console
+from app.source_examples import example_entry
 from cdp.config import nearest, parse
 from cdp.errors import ConfigError
 from cdp.streams import SourceCheck, Stream
@@ -23,6 +24,7 @@ from connectors import canonical, registry
 from connectors.files.guess import SURE, Guess, Proposal, propose
 from connectors.files.reader import format_of, read
 from connectors.marketplaces.profile import load_profiles
+from connectors.marketplaces.tables import Table, UnknownHeaderError, tables
 from connectors.settings import FileStream, SourcesConfig
 from warehouse.home import Home
 
@@ -39,12 +41,16 @@ _TEST_IMPORTS = (
     "from connectors.api import JsonApi",
     "from connectors.registry import SourceContext, build, source_streams",
 )
+_FROM_EXAMPLE = sorted(registry.KINDS.keys() - {"file"})
 _UNION, _KINDS_END = "SourceSettings = Annotated[\n    WeComSource\n", "    )\n}\n"
 
 
 def add(
     name: Annotated[str, typer.Argument(help="name of the new source: lowercase letters, digits and `_`")],
-    kind: Annotated[str, typer.Option(help="file: map a file; api: write a connector for an HTTP API")] = "file",
+    kind: Annotated[
+        str,
+        typer.Option(help=f"file: map a file; api: write a connector for an HTTP API; or {', '.join(_FROM_EXAMPLE)}"),
+    ] = "file",
     sample: Annotated[Path | None, typer.Option(help="file: one of the files to map")] = None,
     stream: Annotated[
         str | None, typer.Option(help="canonical stream; default: guessed (file) or people (api)")
@@ -62,8 +68,11 @@ def add(
         _add_file(context.home(), name, sample, chosen, dry_run=dry_run)
     elif kind == "api":
         _add_api(project or _checkout(), name, chosen or canonical.STREAMS_BY_NAME["people"], dry_run=dry_run)
+    elif kind in registry.KINDS:
+        _add_entry(context.home(), name, example_entry(name, kind), dry_run=dry_run)
+        console.print(f"next: fill it in;  cdp source check {name}  tries it")
     else:
-        raise ConfigError(f"no kind `{kind}`{nearest(kind, ['file', 'api'])}")
+        raise ConfigError(f"no kind `{kind}`{nearest(kind, ['api', *registry.KINDS])}")
 
 
 def _stream(name: str) -> Stream:
@@ -76,18 +85,25 @@ def _stream(name: str) -> Stream:
 
 
 def _add_file(home: Home, name: str, sample: Path, stream: Stream | None, *, dry_run: bool) -> None:
-    entry = file_entry(home, name, sample, stream)
+    config = _add_entry(home, name, file_entry(home, name, sample, stream), dry_run=dry_run)
+    if dry_run:
+        return
+    _show(_check(home, config, name))
+    console.print(f"next: read the entry;  cdp source check {name}  shows five rows;  cdp run  loads")
+
+
+def _add_entry(home: Home, name: str, entry: str, *, dry_run: bool) -> SourcesConfig:
+    """Show *entry* and, unless it is a dry run, put it at the end of sources.yaml; what that says then."""
     path = home.config / "sources.yaml"
     text = with_entry(path.read_text(encoding="utf-8"), name, entry)
     config = parse(text, SourcesConfig, file=str(path))
     console.print(escape(entry), highlight=False, soft_wrap=True)
     if dry_run:
         console.print("nothing written (--dry-run)")
-        return
-    replace_text(path, text)
-    console.print(f"[green]✓[/] added to {path}")
-    _show(_check(home, config, name))
-    console.print(f"next: read the entry;  cdp source check {name}  shows five rows;  cdp run  loads")
+    else:
+        replace_text(path, text)
+        console.print(f"[green]✓[/] added to {path}")
+    return config
 
 
 def file_entry(home: Home, name: str, sample: Path, stream: Stream | None) -> str:
@@ -98,13 +114,12 @@ def file_entry(home: Home, name: str, sample: Path, stream: Stream | None) -> st
     path = sample.expanduser().resolve()
     if not path.is_file():
         raise ConfigError(f"{sample} is not a file", hint="give one of the files to map")
+    pattern = pattern_of(path, home.root)
+    if stream is None and (known := _shop_table(home, path)) is not None:
+        profile = known.profile
+        return render("shop_entry.yaml.j2", name=name, path=scalar(pattern), title=profile.title, profile=profile.name)
     frame = next(read(path, FileStream.model_validate({"path": str(path)}), name=path.name)).frame
     names = [column for column in frame.columns if column != "_row_number"]
-    fitting = [profile for profile in load_profiles().values() if profile.fits(names)]
-    pattern = pattern_of(path, home.root)
-    if fitting and stream is None:
-        profile = max(fitting, key=lambda profile: (len(profile.requires), profile.name))
-        return render("shop_entry.yaml.j2", name=name, path=scalar(pattern), title=profile.title, profile=profile.name)
     proposal = propose(frame, stream)
     return render(
         "file_entry.yaml.j2",
@@ -121,6 +136,14 @@ def file_entry(home: Home, name: str, sample: Path, stream: Stream | None) -> st
         unused=remark(*proposal.unused),
         others=", ".join(_others(proposal)),
     )
+
+
+def _shop_table(home: Home, path: Path) -> Table | None:
+    """The first table of a shop's export; None where no profile, ours or the brand's own, knows the file."""
+    try:
+        return next(iter(tables(path, load_profiles(home.config / "profiles"), name=path.name)), None)
+    except UnknownHeaderError:
+        return None
 
 
 def pattern_of(path: Path, root: Path) -> str:

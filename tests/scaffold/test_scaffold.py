@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from app import context, scaffold_cli
 from cdp.config import parse
 from cdp.errors import CdpError, ConfigError, FatalError
-from connectors import canonical
+from connectors import canonical, registry
 from connectors.files.guess import propose
 from connectors.settings import FileSource, ShopExportSource, SourcesConfig
 from tests.scaffold.guide import Block, blocks, with_assignments
@@ -109,6 +109,18 @@ def test_what_cannot_be_added_is_told_and_changes_nothing(home: Path) -> None:
         add(home, "other", "--sample", str(home / "inbox" / "broken.xlsx"))
     add(home, "other", "--sample", sample, "--dry-run")
     assert (home / "config" / "sources.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind != "file"])
+def test_every_kind_has_an_example_to_start_from(home: Path, kind: str) -> None:
+    told = add(home, "mine", "--kind", kind)
+    source = sources(home).sources["mine"]
+    assert source.connector == kind
+    assert registry.source_streams(source)
+    assert "cdp source check mine" in told
+    assert (
+        (home / "config" / "sources.yaml").read_text(encoding="utf-8").startswith("# 我的数据源\nsources:\n  mine:\n")
+    )
 
 
 def test_a_shop_export_is_known_by_its_header(home: Path) -> None:

@@ -30,13 +30,16 @@ def find_scope(
         select node_id from identity.evidence_node where row_id in (select row_id from new_rows)
         union select node_id from gone_nodes
         union select node_id from identity.touched""")
+    con.execute("""create or replace temp table losing as
+        select node_id from gone_nodes union select node_id from identity.touched""")
     con.execute("delete from identity.touched")
     _touch_by_clock(con, rules, as_of=as_of, previous=previous)
     if assertions_changed:
-        con.execute("""insert into touched
+        con.execute("""insert into losing
             select node.node_id from identity.node as node inner join identity.assertion as assertion
                 on (node.type, node.scope, node.value_norm) in ((a_type, a_scope, a_value), (b_type, b_scope, b_value))
             where node.epoch = 1""")
+    _touch_the_shared(con)
     # an epoch stands for its number: all epochs of it are resolved from the base identifier
     con.execute("""create or replace temp table touched as
         select distinct coalesce(node.epoch_of, node.node_id) as node_id
@@ -53,7 +56,7 @@ def _touch_by_clock(
     for name, item in rules.types.items():
         for days in {item.ttl_days, item.limit_window_days} - {None}:
             con.execute(
-                f"""insert into touched
+                f"""insert into losing
                 select state.node_id from identity.raw_component as state
                 inner join identity.node as node on state.node_id = node.node_id
                 where node.type = ? and (state.last_seen < ?::timestamptz - interval {days} day)
@@ -62,16 +65,42 @@ def _touch_by_clock(
             )
 
 
+def _touch_the_shared(con: duckdb.DuckDBPyConnection) -> None:
+    """Add to `touched` what is in `losing`, and the shared identifiers that were seen with it.
+
+    New evidence alone leaves a shared identifier with as many neighbours or more. It has fewer, and may
+    link again, when a neighbour expires, is parted from it by an unbind or a decision, turns out to be another
+    one's digest, or when two epochs of a neighbour grow together: those neighbours are the losing ones.
+    """
+    con.execute("""insert into losing
+        select node_id from identity.evidence_node where row_id in (
+            select row_id from identity.evidence where kind = 'unbind' and row_id in (select row_id from new_rows))
+        union
+        select coalesce(node.epoch_of, node.node_id) from identity.node as node
+        where node.epoch > 1 and node.epoch_of in (select node_id from touched)""")
+    con.execute("""create or replace temp table reconsidered as
+        with mates as (
+            select node_id from identity.evidence_node where row_id in (
+                select row_id from identity.evidence_node where node_id in (
+                    select coalesce(node.epoch_of, node.node_id) from losing inner join identity.node as node
+                        on losing.node_id = node.node_id))
+        )
+        select node_id from losing
+        union
+        select coalesce(node.epoch_of, node.node_id)
+        from identity.raw_component as state inner join identity.node as node using (node_id)
+        where state.status = 'shared' and coalesce(node.epoch_of, node.node_id) in (select node_id from mates)""")
+    con.execute("insert into touched select node_id from reconsidered")
+
+
 def _mark_quiet(con: duckdb.DuckDBPyConnection) -> None:
-    """A shared device that only gained evidence stays shared, unless an unbind may have parted it from somebody."""
+    """A shared device that only gained evidence stays shared, unless something may have parted it from somebody."""
     static = ", ".join(f"'{word}'" for word in STATIC)
     con.execute(f"""create or replace temp table touched as
         select touched.node_id, coalesce(
             state.status in ({static}) and node.barred is not distinct from state.barred
             or state.status = '{REASONS[SHARED]}'
-                and touched.node_id not in (select node_id from gone_nodes)
-                and not exists (select 1 from new_rows inner join identity.evidence using (row_id) where kind =
-                'unbind'),
+                and touched.node_id not in (select node_id from reconsidered),
             false) as quiet
         from touched
         inner join identity.node as node on touched.node_id = node.node_id

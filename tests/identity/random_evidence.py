@@ -20,7 +20,7 @@ RULES = IdentityRules.model_validate(
                 "normalise": [],
                 "block": [{"value": "p0", "reason": "test"}],
             },
-            "device_id": {"max_links": {"member_id": 2, "unionid": 3}},
+            "device_id": {"max_links": {"member_id": 2, "unionid": 3, "phone": 2, "pending_id": 1}},
             "pending_id": {"ttl_days": 90},
             "ipad": {"class": 3, "priority": 5, "max_links": {"member_id": 1}, "shared_policy": "time_slice"},
             "email": {"normalise": [], "pattern": None, "limit": 1, "limit_window_days": 90, "latest_owner_wins": True},

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from cdp.errors import CheckFailedError, RetriableError
-from cdp.identity.components import components
+from cdp.identity.graph import Ints, Nodes, Rows, Small, no_assertions, type_table
 from cdp.identity.memory import Item, micros, resolve_items
 from cdp.identity.normalise import normalise, sm3
+from cdp.identity.resolve import resolve
 from cdp.identity.rules import IdentityRules
 from tests.identity.brands import AS_OF, SECRET, Brand, Seen, day, seen
 from warehouse import identity_assertions as decide
@@ -167,17 +168,26 @@ def test_11_value_that_moves_to_another_type_by_a_change_of_the_registry() -> No
     assert brand.partition() == fresh.partition()
 
 
-def test_12_block_list_entry_added_after_it_merged_many_then_removed() -> None:
-    brand = Brand(rules_with(buyer_id={"limit": None}, phone={"max_links": {}}))
-    brand.run(*(seen("order", i / 100, buyer_id=f"b{i}", phone="13612340001") for i in range(300)))
+def test_12_block_list_entry_added_after_it_merged_10_000_people_then_removed() -> None:
+    gates = {"max_person_identifiers": 20_000, "max_people_per_contact": 20_000}
+    open_ = {"buyer_id": {"limit": None}, "phone": {"max_links": {}, "block": []}}
+    rules = IdentityRules.model_validate({"types": open_, "gates": gates})
+    brand = Brand(rules)
+    brand.con.execute("""insert into identity.int_identity__evidence
+        select 'shop', 'o' || i, 'order', moment, moment, moment, 1, 1,
+            [{'type': 'buyer_id', 'scope': '', 'value': 'b' || i},
+            {'type': 'phone', 'scope': '', 'value': '13612340001'}]
+        from (select i, timestamptz '2025-01-01 00:00:00+00' + to_seconds(i) as moment from range(10000) as t(i))""")
+    brand.run()
     assert len(brand.partition()) == 1
     one = brand.id("phone", "13612340001")
     hotline = [{"value": "13612340001", "reason": "hotline"}]
-    blocked = rules_with(buyer_id={"limit": None}, phone={"max_links": {}, "block": hotline})
-    brand.run(rules=blocked)
-    assert len(brand.partition()) == 300
+    blocked = {**open_, "phone": {"max_links": {}, "block": hotline}}
+    brand.run(rules=IdentityRules.model_validate({"types": blocked, "gates": {**gates, "max_moved_share": 1}}))
+    assert len(brand.partition()) == 10_000
     assert brand.id("phone", "13612340001") is None
-    brand.run()
+    brand.run(rules=IdentityRules.model_validate({"types": open_, "gates": {**gates, "max_merged_known_share": 1,
+                                                                           "max_moved_share": 1}}))  # fmt: skip
     assert len(brand.partition()) == 1
     assert brand.id("phone", "13612340001") == one
 
@@ -195,18 +205,38 @@ def test_13_empty_single_self_loop_duplicate_and_reversed() -> None:
     assert (report.identifiers, report.people, report.changes) == (0, 0, 0)
 
 
+def resolved_pairs(a: Ints, b: Ints, kind: str) -> Small:
+    """Person of each of the nodes 0…n that rows of evidence `(a[i], b[i])` of one type see together."""
+    table, count, rows = type_table(RULES), int(max(a.max(), b.max())) + 1, len(a)
+    nodes = Nodes(
+        np.arange(count), np.full(count, table.names.index(kind), np.int16), np.zeros(count, np.int32),
+        np.zeros(count, np.bool_), np.zeros(count, np.int8),
+    )  # fmt: skip
+    seen_ = np.arange(rows, dtype=np.int64)
+    evidence = Rows(
+        kind=np.zeros(rows, np.int8), tier=np.ones(rows, np.int8), first=seen_, last=seen_,
+        day=np.zeros(rows, np.int32), source=np.zeros(rows, np.int32), confidence=np.ones(rows, np.float32),
+        count=np.ones(rows, np.int32), start=np.arange(0, 2 * rows + 1, 2),
+        node=np.sort(np.stack([a, b]), axis=0).T.reshape(-1).astype(np.int32),
+    )  # fmt: skip
+    return resolve(nodes, evidence, table, no_assertions(), as_of=micros(AS_OF)).person
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_14_chain_of_100_000(shuffled: bool) -> None:
-    a, b = np.arange(100_000, dtype=np.int32), np.arange(1, 100_001, dtype=np.int32)
+    a, b = np.arange(100_000), np.arange(1, 100_001)
     if shuffled:
-        names = np.random.default_rng(1).permutation(100_001).astype(np.int32)
+        names = np.random.default_rng(1).permutation(100_001)
         a, b = names[a], names[b]
-    assert components(100_001, a, b).max() == 0
+    assert resolved_pairs(a, b, "anonymous_id").max() == 0
+    sizes = np.bincount(resolved_pairs(a, b, "unionid"))  # contested: a person may hold three
+    assert sizes.max() == 3
+    assert sizes.sum() == 100_001
 
 
 def test_15_star_of_a_million() -> None:
-    leaves = np.arange(1, 1_000_001, dtype=np.int32)
-    assert components(1_000_001, np.zeros_like(leaves), leaves).max() == 0
+    leaves = np.arange(1, 1_000_001)
+    assert resolved_pairs(np.zeros_like(leaves), leaves, "anonymous_id").max() == 0
 
 
 def test_16_two_stars_that_share_one_leaf() -> None:
@@ -300,6 +330,18 @@ def test_27_isolate_threshold_crossed_upward_then_downward() -> None:
     brand.remove(gone)
     brand.run()
     assert brand.id("device_id", "d1") == brand.id("member_id", "m0")
+
+
+def test_27b_isolated_device_comes_back_when_its_neighbours_expire() -> None:
+    brand = Brand(rules_with(device_id={"max_links": {"pending_id": 2}}))
+    rows = [seen("login", i, pending_id=f"q{i}", device_id="d1") for i in range(2)]
+    brand.run(*rows, seen("login", 5, member_id="m1", device_id="d1"), as_of=day(50))
+    assert brand.id("device_id", "d1") == brand.id("member_id", "m1")
+    brand.run(seen("login", 60, pending_id="q2", device_id="d1"), as_of=day(61))
+    assert brand.id("device_id", "d1") != brand.id("member_id", "m1")
+    report = brand.run(as_of=day(95))  # the first two pending_ids were valid for 90 days
+    assert report.new_evidence == 0
+    assert brand.id("device_id", "d1") == brand.id("member_id", "m1") == brand.id("pending_id", "q2")
 
 
 def test_28_windowed_limit_that_ends_with_no_new_data() -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from app.context import brand, config, console, home
+from app.analytics_words import say
+from app.context import brand, config, console, errors, home
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from warehouse.analytics import funnel_chart, run_published, stored_steps
@@ -26,6 +27,7 @@ def run(
     name: Annotated[str, typer.Argument(help="id in config/funnels.yaml")],
     by: Annotated[bool, typer.Option("--by", help="one picture per breakdown value")] = False,
     chart: Chart = None,
+    as_json: Json = False,
 ) -> None:
     """Compute a funnel of config/funnels.yaml now, on the published data. Writes nothing into the warehouse."""
     funnels = config("funnels.yaml", FunnelsConfig)
@@ -34,7 +36,7 @@ def run(
         rows = run_published(con, funnels, name, timezone=brand().timezone)
     finally:
         con.close()
-    _print(name, rows, by=by, chart=chart)
+    _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 
 @app.command()
@@ -42,6 +44,7 @@ def show(
     name: Annotated[str | None, typer.Argument(help="id of a funnel; default: list all")] = None,
     by: Annotated[bool, typer.Option("--by", help="one picture per breakdown value")] = False,
     chart: Chart = None,
+    as_json: Json = False,
 ) -> None:
     """Show a funnel as published with the last run."""
     con = connect(home())
@@ -51,23 +54,28 @@ def show(
                 "select funnel_id, max(entered), arg_max(rate, step_no) from marts.fct_funnel_steps"
                 " where all_buckets and all_values group by funnel_id order by funnel_id"
             ).fetchall()
+            if as_json:
+                console.print_json(data=[dict(zip(("funnel", "entered", "rate"), row, strict=True)) for row in listed])
+                return
             for funnel, entered, rate in listed:
-                console.print(
-                    f"{funnel:<32} {entered:>10,} entered  {rate or 0:>7.1%} to the last step", highlight=False
-                )
+                words = f"{entered:>10,} {say('entered')}  {rate or 0:>7.1%} {say('to the last step')}"
+                console.print(f"{funnel:<32} {words}", highlight=False)
             return
         rows = stored_steps(con, name)
     finally:
         con.close()
     if not rows:
         raise ConfigError(f"the published version has no funnel `{name}`", hint="`cdp funnel show` lists them")
-    _print(name, rows, by=by, chart=chart)
+    _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 
-def _print(name: str, rows: Sequence[dict[str, Any]], *, by: bool, chart: Path | None) -> None:
+def _print(name: str, rows: Sequence[dict[str, Any]], *, by: bool, chart: Path | None, as_json: bool) -> None:
     whole = [row for row in rows if row["all_buckets"] and row["all_values"]]
-    console.print(bars(name, whole))
-    if by:
+    if as_json:
+        console.print_json(data=list(rows), default=str)
+    else:
+        console.print(bars(name, whole))
+    if by and not as_json:
         values = list(
             dict.fromkeys(row["breakdown_value"] for row in rows if row["all_buckets"] and not row["all_values"])
         )
@@ -76,19 +84,19 @@ def _print(name: str, rows: Sequence[dict[str, Any]], *, by: bool, chart: Path |
             console.print(bars(str(value or "–"), [row for row in part if row["breakdown_value"] == value]))
     if chart:
         funnel_chart(whole, title=name, path=chart)
-        console.print(f"chart → {chart}")
+        errors.print(f"{say('chart')} → {chart}")
 
 
 def bars(title: str, steps: Sequence[dict[str, Any]]) -> Table:
     """One line per step: a bar as long as its share of the entries, counts, rates with bounds, median time."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in ("step", "", "reached", "of all", "of step", "matured (95 %)", "median"):
-        table.add_column(column, justify="left" if column in ("step", "") else "right", no_wrap=True)
+        table.add_column(say(column), justify="left" if column in ("step", "") else "right", no_wrap=True)
     for row in steps:
         length = round(_WIDTH * (row["rate"] or 0))
         bar = "█" * length if length or not row["reached"] else "▏"
         table.add_row(
-            row["label"] + (" (optional)" if row["is_optional"] else ""),
+            row["label"] + (f" ({say('optional')})" if row["is_optional"] else ""),
             f"[cyan]{bar}[/]",
             f"{row['reached']:,}",
             _percent(row["rate"]),

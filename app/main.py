@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "sql": "app.sql_cli:sql",
     "tags": "app.tags_cli:app",
     "funnel": "app.funnel_cli:app",
+    "ltv": "app.ltv_cli:app",
     "report": "app.operations_cli:report",
     "publish": "app.sql_cli:publish_app",
     "model": "app.model_cli:app",
@@ -39,6 +40,8 @@ VERBS: dict[str, str] = {
     "restore": "app.operations_cli:restore",
     "sandbox": "app.sandbox_cli:app",
 }
+# The singular and plural people type.
+ALIASES = {"tag": "tags", "funnels": "funnel"}
 SUMMARIES = {
     "config": "check the home's configuration; JSON Schemas for editors",
     "source": "sources: list, add, check, pull, status, rejects",
@@ -46,6 +49,7 @@ SUMMARIES = {
     "privacy": "what is kept of whom: retention, requests to be forgotten",
     "tags": "tags: plan, show, explain, health; their library in WeCom: apply, retire",
     "funnel": "funnels: run, show",
+    "ltv": "lifetime value: show (cohorts, channels, curves), person",
     "publish": "published versions: list, rollback",
     "model": "SQL models: list, check, run, diff, lineage, docs",
     "sync": "tags to WeCom: plan, review, apply, verify",
@@ -60,6 +64,7 @@ class Verbs(TyperGroup):
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (click's signature)
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in VERBS:
             return None
         module, _, name = VERBS[cmd_name].partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from rich.table import Table
 
 from app import tag_library_cli
+from app.analytics_words import say
 from app.context import brand, config, console, home
 from app.tag_library_cli import show_library
 from cdp.metrics.durations import microseconds
@@ -25,6 +27,11 @@ app.command()(tag_library_cli.apply)
 app.command()(tag_library_cli.retire)
 # Tags stand at the start of the brand's day, so even fresh ones are up to a day old.
 _OPEN_DAY = 86_400_000_000
+_HEALTH = (
+    "tag_group", "status", "reason", "as_of", "tagged", "people", "entering", "leaving", "metric", "value", "low",
+    "high", "passed",
+)  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 @contextmanager
@@ -44,7 +51,7 @@ def _tags() -> TagsConfig:
 def plan(
     changed_only: Annotated[bool, typer.Option("--changed", help="only tags someone enters or leaves")] = False,
     library: Annotated[bool, typer.Option("--library", help="what changes in WeCom's tag library instead")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output, with --library")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
 ) -> None:
     """Who would enter and leave every tag if config/tags.yaml were published on the present data. Writes nothing."""
     if library:
@@ -52,6 +59,9 @@ def plan(
         return
     with _published() as con:
         rows = plan_tags(con, _tags())
+    if as_json:
+        console.print_json(data=[asdict(row) | {"after": row.after} for row in rows])
+        return
     table = _table("tag group", "tag", "now", "entering", "leaving", "after")
     for row in rows:
         if changed_only and not (row.entering or row.leaving):
@@ -61,11 +71,13 @@ def plan(
         table.add_row(row.tag_group, row.value, f"{row.now:,}", entering, leaving, f"{row.after:,}")
     console.print(table)
     if not any(row.entering or row.leaving for row in rows):
-        console.print("nobody enters or leaves a tag")
+        console.print(say("nobody enters or leaves a tag"))
 
 
 @app.command()
-def show(group: Annotated[str | None, typer.Argument(help="a tag group; default: all")] = None) -> None:
+def show(
+    group: Annotated[str | None, typer.Argument(help="a tag group; default: all")] = None, as_json: Json = False
+) -> None:
     """The tags of the published version, with how many people hold each."""
     with _published() as con:
         rows = con.execute(
@@ -73,6 +85,10 @@ def show(group: Annotated[str | None, typer.Argument(help="a tag group; default:
             " where $name is null or tag_group = $name or label = $name order by group_order, value_order",
             {"name": group},
         ).fetchall()
+    if as_json:
+        names = ("tag_group", "label", "kind", "value", "holders", "wecom_group", "owner")
+        console.print_json(data=[dict(zip(names, row, strict=True)) for row in rows])
+        return
     table = _table("tag group", "name", "kind", "tag", "people", "WeCom group", "owner")
     previous = None
     for name, label, kind, value, holders, wecom, owner in rows:
@@ -86,14 +102,18 @@ def show(group: Annotated[str | None, typer.Argument(help="a tag group; default:
 def explain(
     person: Annotated[str, typer.Argument(help="one_id")],
     tag: Annotated[str, typer.Argument(help="a tag or a tag group")],
+    as_json: Json = False,
 ) -> None:
     """Why a person has or has not a tag: rules, the columns they read, thresholds, history."""
     with _published() as con:
         found = explain_tag(con, _tags(), person, tag)
+    if as_json:
+        console.print_json(data=asdict(found), default=str)
+        return
     console.print(f"[bold]{found.tag_group}[/] ({found.kind}) of {found.one_id}")
-    console.print(f"holds: {', '.join(found.held) or 'nothing'}")
+    console.print(f"{say('holds')}: {', '.join(found.held) or say('nothing')}")
     if found.would_hold != found.held:
-        console.print(f"by the rules now: {', '.join(found.would_hold) or 'nothing'}")
+        console.print(f"{say('by the rules now')}: {', '.join(found.would_hold) or say('nothing')}")
     _print_rules(found.rules)
     if found.inputs:
         table = _table("column", "value")
@@ -101,11 +121,11 @@ def explain(
             table.add_row(name, _text(value))
         console.print(table)
     if found.thresholds:
-        console.print("thresholds of the run: " + ", ".join(f"{value:g}" for value in found.thresholds))
+        console.print(f"{say('thresholds of the run')}: " + ", ".join(f"{value:g}" for value in found.thresholds))
     if found.history:
         table = _table("tag", "from", "to", "cause")
         for value, start, end, cause in found.history:
-            table.add_row(value, _text(start), _text(end) if end else "still held", cause)
+            table.add_row(value, _text(start), _text(end) if end else say("still held"), cause)
         console.print(table)
 
 
@@ -114,15 +134,19 @@ def _print_rules(rules: tuple[tuple[str, str, bool | None], ...]) -> None:
         return
     table = _table("tag", "rule", "holds")
     for value, rule, holds in rules:
-        table.add_row(value, rule, "[green]yes[/]" if holds else "no" if holds is not None else "unknown")
+        mark = f"[green]{say('yes')}[/]" if holds else say("no" if holds is not None else "unknown")
+        table.add_row(value, rule, mark)
     console.print(table)
 
 
 @app.command()
-def health() -> None:
+def health(as_json: Json = False) -> None:
     """The newest run per tag group: published or kept, coverage, churn and the declared bounds."""
     with _published() as con:
         rows = health_rows(con)
+    if as_json:
+        console.print_json(data=[dict(zip(_HEALTH, row, strict=True)) for row in rows], default=str)
+        return
     table = _table("tag group", "status", "tagged", "entering", "leaving", "bound", "value", "allowed", "")
     previous = None
     ages = {group.id: microseconds(group.max_age) for group in _tags().tag_groups}
@@ -130,10 +154,12 @@ def health() -> None:
     for name, status, reason, as_of, tagged, people, entering, leaving, metric, value, low, high, passed in rows:
         share = f"{tagged / people:.1%}" if people else "–"
         if as_of is None or (now - as_of).total_seconds() * 1_000_000 > ages.get(name, 0) + _OPEN_DAY:
-            status = f"[yellow]{status}, stale[/]"
+            status = f"[yellow]{say(status)}, {say('stale')}[/]"
+        else:
+            status = say(status)
         head = [name, status if not reason else f"{status}: {reason}", share, f"{entering:,}", f"{leaving:,}"]
         allowed = f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}" if metric else ""
-        mark = "" if metric is None else "[green]ok[/]" if passed else "[red]out of bounds[/]"
+        mark = "" if metric is None else f"[green]{say('ok')}[/]" if passed else f"[red]{say('out of bounds')}[/]"
         table.add_row(
             *(head if name != previous else [""] * 5), metric or "–", f"{value:.4f}" if metric else "", allowed, mark
         )
@@ -162,7 +188,7 @@ def _table(*names: str) -> Table:
     numbers = {"now", "entering", "leaving", "after", "people", "tagged", "value"}
     table = Table(header_style="bold")
     for name in names:
-        table.add_column(name, justify="right" if name in numbers else "left")
+        table.add_column(say(name), justify="right" if name in numbers else "left")
     return table
 
 

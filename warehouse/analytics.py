@@ -1,18 +1,17 @@
 """Analytics as the pipeline calls it.
 
-Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (reads its predictions), then
-`build_tags`,
-`build_funnels` and `build_metrics` in any order. All work as of the last closed business day and replace their tables
-in
-one transaction each.
+Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (reads its predictions), `build_next_best`
+(which tags may import), then `build_tags`, `build_funnels` and `build_metrics` in any order. All work as of the last
+closed business day and replace their tables in one transaction each.
 """
 
 from warehouse.analytics_funnel_reports import funnel_chart, run_published, stored_steps
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
 from warehouse.analytics_ltv import LtvReport, build_ltv
-from warehouse.analytics_ltv_reports import ltv_chart
+from warehouse.analytics_ltv_reports import ltv_chart, ltv_cohorts, ltv_models, ltv_of_channels, ltv_of_person
 from warehouse.analytics_metric_reports import repurchase
 from warehouse.analytics_metrics import MetricsReport, build_metrics
+from warehouse.analytics_products import NextBestReport, build_next_best
 from warehouse.analytics_tag_reports import (
     Explanation,
     PlanRow,
@@ -29,12 +28,14 @@ __all__ = [
     "FunnelReport",
     "LtvReport",
     "MetricsReport",
+    "NextBestReport",
     "PlanRow",
     "Restatement",
     "TagReport",
     "build_funnels",
     "build_ltv",
     "build_metrics",
+    "build_next_best",
     "build_tags",
     "check_funnels",
     "check_tags",
@@ -43,6 +44,10 @@ __all__ = [
     "funnel_chart",
     "health_rows",
     "ltv_chart",
+    "ltv_cohorts",
+    "ltv_models",
+    "ltv_of_channels",
+    "ltv_of_person",
     "plan_tags",
     "replay_tags",
     "repurchase",

@@ -32,6 +32,15 @@ def business_cut(con: duckdb.DuckDBPyConnection, as_of: datetime, timezone: str)
     return Cut(at=row[0], day=row[1])
 
 
+def set_cut(con: duckdb.DuckDBPyConnection, as_of: datetime, timezone: str) -> Cut:
+    """`business_cut`, also as the variables `cut_at`, `cut_day` and `zone` that the SQL of metrics reads."""
+    cut = business_cut(con, as_of, timezone)
+    con.execute("set variable cut_at = ?::timestamptz", [cut.at])
+    con.execute("set variable cut_day = ?::date", [cut.day])
+    con.execute("set variable zone = ?", [timezone])
+    return cut
+
+
 def frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> pl.DataFrame:
     """The result of *sql* as a Polars frame (with its columns, also when empty)."""
     relation = con.sql(sql, params=parameters) if parameters else con.sql(sql)

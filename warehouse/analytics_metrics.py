@@ -14,8 +14,7 @@ from cdp.metrics.decomposition import lmdi
 from cdp.metrics.units import Unit, check_product
 from warehouse.analytics_attribution import attribution_tables
 from warehouse.analytics_business import business_tables
-from warehouse.analytics_common import MARTS, Table, business_cut, frame, view_of, write_marts
-from warehouse.analytics_products import product_tables
+from warehouse.analytics_common import MARTS, Table, frame, set_cut, view_of, write_marts
 from warehouse.analytics_referral import referral_tables
 
 # The identity in units: whatever the factors become, their product must stay an amount of money.
@@ -40,10 +39,7 @@ def build_metrics(
     con: duckdb.DuckDBPyConnection, metrics: MetricsConfig, *, as_of: datetime, timezone: str
 ) -> MetricsReport:
     """Write the metric tables of `config/metrics.yaml`, as of the last closed business day, in one transaction."""
-    cut = business_cut(con, as_of, timezone)
-    con.execute("set variable cut_at = ?::timestamptz", [cut.at])
-    con.execute("set variable cut_day = ?::date", [cut.day])
-    con.execute("set variable zone = ?", [timezone])
+    set_cut(con, as_of, timezone)
     with view_of(con, "gmv_periods", gmv_identity(con, metrics)):
         tables = [
             Table("fct_gmv_identity", "select * from gmv_periods order by period_start", *_GMV_TEXT),
@@ -51,7 +47,6 @@ def build_metrics(
             *attribution_tables(con, metrics.attribution),
             *referral_tables(con, metrics.referral),
             *business_tables(con, metrics),
-            *product_tables(con, metrics.next_best),
         ]
         return MetricsReport(write_marts(con, tables))
 

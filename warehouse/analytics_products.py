@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 import duckdb
 
-from cdp.metrics.config import NextBestConfig
-from warehouse.analytics_common import MARTS, Table, quoted
+from cdp.metrics.config import MetricsConfig, NextBestConfig
+from warehouse.analytics_common import MARTS, Table, quoted, set_cut, write_marts
+
+
+@dataclass(frozen=True)
+class NextBestReport:
+    """Rows per table written."""
+
+    tables: dict[str, int]
+
+
+def build_next_best(
+    con: duckdb.DuckDBPyConnection, metrics: MetricsConfig, *, as_of: datetime, timezone: str
+) -> NextBestReport:
+    """Write `fct_next_best_product` and `fct_next_best_quality`, as of the last closed business day. Tags may import
+    the first, so it runs before them."""
+    set_cut(con, as_of, timezone)
+    return NextBestReport(write_marts(con, product_tables(con, metrics.next_best)))
 
 
 def product_tables(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> list[Table]:
-    """Recommendations as of `cut_at`, and the hit rates of the same method on a time split, beside popularity's."""
+    """Recommendations as of the variable `cut_at`, and hit rates of the same method on a time split, beside
+    popularity's."""
     quality = _quality_sql(con, settings)
     _recommend(con, settings, until="getvariable('cut_at')", name="next_best")
     return [

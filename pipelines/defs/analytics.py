@@ -13,7 +13,7 @@ from cdp.tags.config import TagsConfig
 from pipelines.progress import track
 from pipelines.resources import BrandHome
 from pipelines.sql_assets import preview
-from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_tags
+from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_next_best, build_tags
 
 Build = Callable[..., Any]
 
@@ -34,11 +34,21 @@ STEPS: dict[str, tuple[Build, str, type[BaseModel], Sequence[str], Mapping[str, 
             "fct_ltv_channels": "one row per channel of origin: value so far, prediction, cost, payback month",
         },
     ),
+    "next_best_product": (
+        build_next_best,
+        "metrics.yaml",
+        MetricsConfig,
+        ["fct_order_lines", "fct_events", "dim_products"],
+        {
+            "fct_next_best_product": "one row per person and rank: products likely to be bought next",
+            "fct_next_best_quality": "one row: hit rate on a time split, beside popularity's",
+        },
+    ),
     "tags": (
         build_tags,
         "tags.yaml",
         TagsConfig,
-        [FEATURES],
+        [FEATURES, "fct_next_best_product"],
         {
             "fct_tags_current": "one row per person, tag group and value",
             "fct_tag_history": "one row per person, tag group, value and span it held (SCD2)",
@@ -80,15 +90,13 @@ STEPS: dict[str, tuple[Build, str, type[BaseModel], Sequence[str], Mapping[str, 
             "fct_stage_stock": "one row per stage group, run and stage: stock before, in, out, stock",
             "fct_community_roles": "one row per group and member: owner, admin, staff, core, occasional or silent",
             "fct_community_activity": "one row per group and day: members, joined, active",
-            "fct_next_best_product": "one row per person and rank: products likely to be bought next",
-            "fct_next_best_quality": "one row: hit rate on a time split, beside popularity's",
         },
     ),
 }
 
 
 def analytics_assets() -> list[dg.AssetsDefinition]:
-    """Steps `lifetime_value`, `tags`, `funnels` and `metrics`."""
+    """Steps `lifetime_value`, `next_best_product`, `tags`, `funnels` and `metrics`."""
     return [_step(name, *entry) for name, entry in STEPS.items()]
 
 

@@ -16,7 +16,7 @@ from cdp.metrics.decomposition import lmdi, log_mean
 from cdp.metrics.units import Unit, check_product
 from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, build_marts, insert, run_model
-from warehouse.analytics import build_ltv, build_metrics, build_tags, repurchase
+from warehouse.analytics import build_ltv, build_metrics, build_next_best, build_tags, repurchase
 from warehouse.analytics_business import REPURCHASE_NAMES, business_tables
 from warehouse.analytics_common import write_marts
 from warehouse.analytics_metrics import UNITS
@@ -228,3 +228,25 @@ def test_next_best_product_beats_popularity_where_tastes_differ(empty_features: 
         " on l.one_id = picks.one_id and l.product_id = picks.product_id"
     ).fetchall()
     assert again == [(0,)]
+
+
+def test_the_next_best_product_is_a_preference_tag_of_the_same_run(brand: duckdb.DuckDBPyConnection) -> None:
+    build_ltv(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    run_model(brand, "fct_person_features")
+    build_next_best(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    text = "tag_groups: [{id: next, kind: import, source: fct_next_best_product, rank: rank, exclusive: false}]"
+    build_tags(brand, parse(text, TagsConfig, file="tags.yaml"), as_of=AS_OF, timezone=ZONE)
+    tagged = brand.execute("select one_id, value, rank from marts_db.marts.fct_tags_current order by all").fetchall()
+    picked = brand.execute(
+        "select one_id, value, rank from marts_db.marts.fct_next_best_product"
+        " semi join marts_db.marts.fct_person_features using (one_id) order by all"
+    ).fetchall()
+    assert tagged == picked
+    assert len(tagged) > 100
+
+
+def test_what_tags_may_import_is_made_before_them() -> None:
+    from pipelines.defs.analytics import analytics_assets, marts_key
+
+    tags = next(step for step in analytics_assets() if step.node_def.name == "tags")
+    assert marts_key("fct_next_best_product") in tags.dependency_keys

@@ -24,7 +24,7 @@ from cdp.funnels.config import FunnelsConfig
 from cdp.metrics.config import MetricsConfig
 from cdp.tags.config import TagsConfig
 from tests.analytics.brand import COLUMNS, ROOT, run_model
-from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_tags
+from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_next_best, build_tags
 
 AS_OF = datetime(2026, 3, 1, 21, 0, tzinfo=UTC)
 ZONE = "Asia/Shanghai"
@@ -135,6 +135,7 @@ def main(people: int, events: int) -> None:
             at = {"as_of": as_of, "timezone": ZONE}
             timed("lifetime value", lambda at=at: build_ltv(con, metrics, **at))
             timed("person features", lambda: run_model(con, "fct_person_features"))
+            timed("next best product", lambda at=at: build_next_best(con, metrics, **at))
             timed("tags", lambda at=at: build_tags(con, tags, **at))
             timed("funnels", lambda at=at: build_funnels(con, funnels, **at))
             timed("metrics", lambda at=at: build_metrics(con, metrics, **at))

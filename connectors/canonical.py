@@ -8,7 +8,7 @@ from cdp.streams import Column, ColumnType, Mode, Sensitivity, Stream
 
 FAMILY = "canonical"
 _PERSONAL = {
-    "phone", "receiver_phone", "email", "unionid", "openid", "name", "gender", "birthday", "identifiers",
+    "person_key", "phone", "receiver_phone", "email", "unionid", "openid", "name", "gender", "birthday", "identifiers",
     "member_id", "crm_id", "reg_id", "buyer_id", "external_userid", "a_value", "b_value", "inviter_value",
     "invitee_value", "properties", "anonymous_id", "user_id", "device_id",
 }  # fmt: skip

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cdp.config import Strict, nearest, parse
 from cdp.errors import ConfigError
@@ -44,7 +44,14 @@ class ProfileStream(Strict):
     rows: dict[str, str] | None = Field(
         None, description="column -> regular expression of the whole cell; other rows are no rows of this stream"
     )
-    columns: dict[str, str | ProfileColumn]
+    columns: dict[str, ProfileColumn]
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _by_name_alone(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {target: {"from": rule} if isinstance(rule, str) else rule for target, rule in value.items()}
 
 
 class Profile(Strict):
@@ -83,7 +90,7 @@ class Profile(Strict):
 
     def reads(self, names: Sequence[str]) -> list[str]:
         """The columns of a header that this profile makes something of."""
-        rules = [_as_rule(given) for stream in self.streams.values() for given in stream.columns.values()]
+        rules = [rule for stream in self.streams.values() for rule in stream.columns.values()]
         read = {_plain(name) for rule in rules for name in _inputs(rule)}
         return [name for name in names if _plain(name) in read]
 
@@ -93,8 +100,8 @@ class Profile(Strict):
         `from` is the list of those of its names that are there; the mapping reads the column `source_of` names.
         """
         columns: dict[str, ProfileColumn] = {}
-        for target, given in self.streams[stream].columns.items():
-            resolved = _resolved(_as_rule(given), names)
+        for target, rule in self.streams[stream].columns.items():
+            resolved = _resolved(rule, names)
             if resolved is not None:
                 columns[target] = resolved
         fixed = {"platform": self.platform, "shop": shop}
@@ -151,10 +158,6 @@ def _faults(name: str, stream: ProfileStream) -> list[str]:
     return [
         f"{name} has no column `{target}`{nearest(target, known)}" for target in stream.columns if target not in known
     ]
-
-
-def _as_rule(given: str | ProfileColumn) -> ProfileColumn:
-    return given if isinstance(given, ProfileColumn) else ProfileColumn.model_validate({"from": given})
 
 
 def _inputs(rule: ProfileColumn) -> list[str]:

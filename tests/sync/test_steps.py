@@ -392,8 +392,8 @@ def test_row_21_the_ledger_as_marts_gives_lift(place: Place) -> None:
     write(place.home.config / "sync.yaml", SYNC | {"control": {"holdout": 0.3}})
     for verb in ("plan", "apply", "verify"):
         place.run(verb, "--json")
-    lift = (Path(__file__).parents[2] / "docs" / "guides" / "sync.md").read_text(encoding="utf-8")
-    sql = lift.split("```sql\n")[1].split("```")[0]
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "sync.md").read_text(encoding="utf-8")
+    sql = next(part.split("```")[0] for part in guide.split("```sql\n")[1:] if "as lift" in part)
     with SyncLedger(place.home.sync_ledger) as ledger, duckdb.connect(":memory:") as con:
         con.execute("create schema marts")
         assert export_activation(con, ledger, schema="marts") > 60

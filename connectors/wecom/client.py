@@ -74,6 +74,7 @@ class WeComClient:
         self._pacers: dict[str, Pacer] = {}
         self._pacers_lock = threading.Lock()
         self.calls: dict[str, int] = {}
+        self.unlicensed: set[str] = set()  # staff whose relations WeCom did not give, for want of a licence (互通账号)
         timeout = httpx.Timeout(limits.timeout_s, connect=limits.connect_timeout_s)
         self._http = httpx.Client(
             base_url=base_url.rstrip("/").removesuffix("/cgi-bin") + "/cgi-bin/", timeout=timeout, transport=transport
@@ -215,8 +216,10 @@ class WeComClient:
     def relation_page(self, userids: Sequence[str], cursor: str = "") -> tuple[list[dict[str, Any]], str]:
         """One page of the relations of up to 100 staff: rows and the next cursor ("" at the end)."""
         body = {"userid_list": list(userids), "cursor": cursor, "limit": PAGE}
-        reply = self.call("POST", "externalcontact/batch/get_by_user", body=body)
-        return list(reply.get("external_contact_list") or []), str(reply.get("next_cursor") or "")
+        path = "externalcontact/batch/get_by_user"
+        reply = self.call("POST", path, body=body)
+        self.unlicensed |= set((reply.get("fail_info") or {}).get("unlicensed_userid_list") or ())
+        return list(reply.get("external_contact_list") or []), _following(path, cursor, reply)
 
     def relations(self, userids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Every relation of *userids*, in calls of at most 50 staff; a refused list (40058) is halved."""
@@ -243,11 +246,11 @@ class WeComClient:
         params = {"external_userid": external_userid}
         reply = self.call("GET", "externalcontact/get", params=params)
         follow = list(reply.get("follow_user") or [])
-        cursor = reply.get("next_cursor")
+        path, cursor = "externalcontact/get", str(reply.get("next_cursor") or "")
         while cursor:
-            page = self.call("GET", "externalcontact/get", params=params | {"cursor": cursor})
+            page = self.call("GET", path, params=params | {"cursor": cursor})
             follow += page.get("follow_user") or []
-            cursor = page.get("next_cursor")
+            cursor = _following(path, cursor, page)
         return {"external_contact": reply.get("external_contact") or {}, "follow_user": follow}
 
     def tag_library(self) -> list[dict[str, Any]]:
@@ -289,7 +292,7 @@ class WeComClient:
         while True:
             reply = self.call("POST", path, body={**body, "cursor": cursor})
             yield from reply.get(name) or []
-            cursor = str(reply.get("next_cursor") or "")
+            cursor = _following(path, cursor, reply)
             if not cursor:
                 return
 
@@ -325,6 +328,14 @@ class WeComClient:
         """Add and remove tags of one relation in one call, tried once: the ledger decides about another try."""
         body = {"userid": userid, "external_userid": external_userid, "add_tag": list(add), "remove_tag": list(remove)}
         self.call_once("POST", "externalcontact/mark_tag", body=body, paced=False)
+
+
+def _following(path: str, cursor: str, reply: Mapping[str, Any]) -> str:
+    """The cursor of the next page, "" at the end. A page that leads to itself would be read for ever."""
+    following = str(reply.get("next_cursor") or "")
+    if following and following == cursor:
+        raise error_for(path, 0, "RETRY", detail="the same page came twice")
+    return following
 
 
 def _worth_retrying(error: BaseException) -> bool:

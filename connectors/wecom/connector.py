@@ -138,6 +138,8 @@ class WeComConnector:
             rows = self._client.relation_page(staff[:1])[0][:5] if staff else []
             sample = masked(parse.batch(streams.RELATIONS, rows, self._relation).frame)
             steps.append(("relations", True, f"first staff member read, {len(rows)} rows shown"))
+            if self._client.unlicensed:
+                steps.append(("licences", False, f"{len(self._client.unlicensed)} staff without 互通账号 are not read"))
             groups = self._client.tag_library()
             steps.append(("tag library", True, f"{len(groups)} tag groups"))
         except CdpError as error:
@@ -218,7 +220,7 @@ class WeComConnector:
         corpid = self._client.corpid
         rows = self._client.relations(self._client.follow_users())
         customers = sorted({row["external_contact"]["external_userid"] for row in rows})
-        for start in range(0, len(customers), CUSTOMERS_PER_BATCH):
+        for start in range(0, max(len(customers), 1), CUSTOMERS_PER_BATCH):
             part = customers[start : start + CUSTOMERS_PER_BATCH]
             tags = [row for customer in part for row in self._tags_of(customer, corpid)]
             yield parse.batch(stream, tags, lambda row: row, complete=start + CUSTOMERS_PER_BATCH >= len(customers))
@@ -250,7 +252,8 @@ class WeComConnector:
                 place = {"staff": digest, "chunk": number + 1, "cursor": ""}
                 yield parse.batch(stream, rows, self._relation, state=place)
                 rows = []
-        yield parse.batch(stream, rows, self._relation, complete=True)
+        # What WeCom withholds for want of a licence is not gone.
+        yield parse.batch(stream, rows, self._relation, complete=not self._client.unlicensed)
 
     def _pages(self, users: list[str], cursor: str) -> Iterator[tuple[list[dict[str, Any]], str]]:
         """Pages of one staff list from *cursor*; from its start when the saved cursor is refused."""

@@ -446,3 +446,40 @@ def test_the_owner_is_who_the_member_table_names(con: duckdb.DuckDBPyConnection,
          "updated_at": NOON + timedelta(days=9)},
     ])  # fmt: skip
     assert build()("select owner_userid from marts.dim_people") == [("zhang",)]
+
+
+def test_tags_of_every_kind_behaviour_and_contact_ways_are_there(con: duckdb.DuckDBPyConnection, build) -> None:
+    land(con, "wecom__relations", [
+        relation("zhang", "wm1", state="poster"), relation("li", "wm1", state="poster"), relation("li", "wm2")
+    ], source="wecom")  # fmt: skip
+    pair = {"corpid": CORP, "userid": "zhang", "external_userid": "wm1"}
+    land(con, "wecom__customer_tags", [
+        pair | {"type": 1, "tag_id": "t1", "tag_name": "老客", "group_name": "生命周期"},
+        pair | {"type": 2, "tag_id": "", "tag_name": "爱喝茶"},
+        pair | {"type": 2, "tag_id": "", "tag_name": "老客"},
+        pair | {"type": 3, "tag_id": "s1", "tag_name": "区域"},
+    ], source="wecom")  # fmt: skip
+    land(con, "wecom__customer_tags", [pair | {"type": 2, "tag_id": "", "tag_name": "爱喝茶", "_deleted": True}],
+         source="wecom")  # fmt: skip
+    midnight = datetime(2026, 2, 9, 16, tzinfo=UTC)  # of 10 February in Beijing
+    day = {"corpid": CORP, "userid": "zhang", "stat_at": midnight}
+    land(con, "wecom__staff_behavior", [day | {"chat_count": 3, "message_count": 9}], source="wecom")
+    land(con, "wecom__staff_behavior", [day | {"chat_count": 4, "message_count": 12}], source="wecom")
+    land(con, "wecom__contact_ways", [{"config_id": "1", "corpid": CORP, "state": "poster", "remark": "地铁海报"}],
+         source="wecom")  # fmt: skip
+    land(con, "wecom__acquisition_links", [{"link_id": "L", "corpid": CORP, "name": "直播间", "url": "https://x/L"}],
+         source="wecom")  # fmt: skip
+    ask = build()
+    told = "kind, tag_id, tag_name, group_name, one_id is not null"
+    assert ask(f"select {told} from marts.fct_customer_tags order by 1, 3") == [
+        ("corp", "t1", "老客", "生命周期", True),
+        ("personal", None, "老客", None, True),
+        ("strategy", "s1", "区域", None, True),
+    ]  # fmt: skip
+    assert ask("select count(distinct customer_tag_key) from marts.fct_customer_tags") == [(3,)]
+    assert ask("select staff_key, stat_date, chat_count, message_count from marts.fct_staff_behavior") == [
+        (f"{CORP}|zhang", date(2026, 2, 10), 4, 12)
+    ]
+    assert ask("select kind, way_id, state, way_name, state_relation_count from marts.dim_contact_ways order by 1") == [
+        ("acquisition_link", "L", None, "直播间", 0), ("contact_way", "1", "poster", "地铁海报", 2)
+    ]  # fmt: skip

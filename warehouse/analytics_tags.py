@@ -170,12 +170,28 @@ def prepare(
     for item in wanted:
         if item.kind != "score":
             thresholds[item.name] = _lookup(con, item, "temp.tag_base")
-    columns = [(group.id, compiled.column_sql(group, thresholds)) for group in tags.tag_groups]
-    selected = "".join(f", {sql} as g_{name}" for name, sql in columns if sql)
+    columns = [(group, compiled.column_sql(group, thresholds)) for group in tags.tag_groups]
+    selected = "".join(f", {_agreed(tags, group, sql)} as g_{group.id}" for group, sql in columns if sql)
+    purposes = sorted({group.consent_purpose for group in tags.tag_groups if group.consent_purpose})
+    selected += "".join(
+        f", coalesce({tags.purposes[name]}, false) as {compiled.consent_column(name)}" for name in purposes
+    )
     kept = "".join(f", {name}" for name in tags.scores)
     con.execute(f"create or replace temp table tag_wide as select one_id{kept}{selected} from temp.tag_base")
     _prove_exclusive(con, tags)
     return thresholds
+
+
+def _agreed(tags: TagsConfig, group: Group, sql: str) -> str:
+    """The group's column, for people who agree to its purpose."""
+    return f"case when {tags.purposes[group.consent_purpose]} then {sql} end" if group.consent_purpose else sql
+
+
+def _refusing(group: Group) -> str:
+    """A query of the people who do not agree to the group's purpose."""
+    if not group.consent_purpose:
+        return "select one_id from temp.tag_wide where false"
+    return f"select one_id from temp.tag_wide where not {compiled.consent_column(group.consent_purpose)}"
 
 
 def _lookup(con: duckdb.DuckDBPyConnection, wanted: compiled.Quantiles, source: str) -> list[float]:
@@ -229,7 +245,9 @@ def new_values_sql(group: Group, *, marts: str = MARTS, manual: str = "activatio
         layers.append(_layer(group, "manual", marts=marts, manual=manual))
     layers.append(values_sql(group, marts=marts))
     # Imported and mart rows may name people who are no longer there, or never were.
-    known = "semi join temp.tag_wide as known on known.one_id = found.one_id"
+    # Nor may a value by hand or of another system tag people who do not agree to the group's purpose.
+    agreeing = compiled.consent_column(group.consent_purpose) if group.consent_purpose else "true"
+    known = f"semi join (select one_id from temp.tag_wide where {agreeing}) as known on known.one_id = found.one_id"
     if len(layers) == 1:
         return f"select found.* from ({layers[0]}) as found {known}"
     named = ", ".join(f"layer_{number} as ({layer})" for number, layer in enumerate(layers))
@@ -332,12 +350,16 @@ def _apply(
     own = [group for group in tags.tag_groups if group.overrides or not compiled.column_sql(group, thresholds)]
     make_fresh(con, tags, {group.id: new_values_sql(group) for group in own})
     compare_with_living(con, tags)
+    con.execute(
+        "create or replace temp table tag_closing (tag_group text, one_id text, value text, rank int, cause text)"
+    )
     reports: list[GroupReport] = []
     added = 0
     for group in tags.tag_groups:
         report, rows = _apply_group(con, group, run, cut, people, compiled.version_of(group, tags.scores))
         reports.append(report)
         added += rows
+    _close(con, tags, run, cut)
     keep_living(con, tags, kept={report.tag_group for report in reports if report.status == "kept"})
     added += _close_dropped_groups(con, tags, run, cut)
     if same and added == 0 and _statuses(con, int(last[0][0])) == {r.tag_group: r.status for r in reports}:
@@ -443,6 +465,7 @@ def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> 
             delete from temp.tag_leave
             where one_id not in (select one_id from temp.tag_new)
                 and one_id not in ({_GONE})
+                and one_id not in ({_refusing(group)})
                 and not ({expired})
             """,
             {"cut": cut},
@@ -458,16 +481,14 @@ def _write_group(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: da
     if leaving:
         con.execute(
             f"""
-            update activation.tag_history as history
-            set valid_to = $cut, closed_run = $run,
-                closed_cause = case when history.valid_from = $cut then 'restated'
-                    when history.one_id in ({_GONE}) then 'identity'
-                    else 'changed' end
-            from temp.tag_leave as leaving
-            where history.tag_group = $grp and history.valid_to is null and history.one_id = leaving.one_id
-                and history.value = leaving.value and history.rank = leaving.rank
+            insert into temp.tag_closing
+            select $grp, one_id, value, rank, case when valid_from = $cut then 'restated'
+                when one_id in ({_GONE}) then 'identity'
+                when one_id in ({_refusing(group)}) then 'consent'
+                else 'changed' end
+            from temp.tag_leave
             """,
-            {key: names[key] for key in ("grp", "cut", "run")},
+            {"grp": group.id, "cut": cut},
         )
     if entering:
         con.execute(
@@ -482,9 +503,36 @@ def _write_group(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: da
             names,
         )
     _mark_kept(con, group, cut)
-    if group.history == "none":
-        con.execute("delete from activation.tag_history where tag_group = ? and valid_to is not null", [group.id])
     return int(entering + leaving)
+
+
+def _close(con: duckdb.DuckDBPyConnection, tags: TagsConfig, run: int, cut: datetime) -> None:
+    """End the rows of `tag_closing`: the ended row is appended and the living one deleted, for an update scattered over
+    the history would write all of it anew."""
+    con.execute(
+        """
+        create or replace temp table tag_closed as
+        select history.rowid as row_number, history.* replace (
+            cast($cut as timestamptz) as valid_to, cast($run as bigint) as closed_run, closing.cause as closed_cause
+        )
+        from activation.tag_history as history
+        inner join temp.tag_closing as closing on closing.tag_group = history.tag_group
+            and closing.one_id = history.one_id and closing.value = history.value and closing.rank = history.rank
+        where history.valid_to is null and history.opened_run < $run
+        """,
+        {"run": run, "cut": cut},
+    )
+    con.execute("delete from activation.tag_history where rowid in (select row_number from temp.tag_closed)")
+    forgotten = [group.id for group in tags.tag_groups if group.history == "none"]
+    con.execute(
+        "insert into activation.tag_history select * exclude (row_number) from temp.tag_closed"
+        " where not list_contains($names::text[], tag_group)",
+        {"names": forgotten},
+    )
+    con.execute(
+        "delete from activation.tag_history where valid_to is not null and list_contains($names::text[], tag_group)",
+        {"names": forgotten},
+    )
 
 
 def _mark_kept(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> None:
@@ -609,7 +657,17 @@ def _reason_to_keep(con: duckdb.DuckDBPyConnection, group: Group, health: Sequen
 
 
 def _clean(con: duckdb.DuckDBPyConnection) -> None:
-    for name in ("tag_wide", "tag_changed", "tag_open_all", "tag_new", "tag_open", "tag_enter", "tag_leave"):
+    for name in (
+        "tag_wide",
+        "tag_changed",
+        "tag_open_all",
+        "tag_new",
+        "tag_open",
+        "tag_enter",
+        "tag_leave",
+        "tag_closing",
+        "tag_closed",
+    ):
         con.execute(f"drop table if exists temp.{name}")
     drop_fresh(con)
     con.execute("drop view if exists temp.tag_base")

@@ -99,6 +99,11 @@ def expressions_of(group: Group) -> list[tuple[str, str]]:
     return found
 
 
+def consent_column(purpose: str) -> str:
+    """The column of `tag_wide` that says who agrees to *purpose*."""
+    return f"agrees_{purpose}"
+
+
 def _reads(group: Group) -> set[str]:
     return {name for _, expression in expressions_of(group) for name in columns_of(expression)}
 
@@ -108,6 +113,8 @@ def lineage(config: TagsConfig) -> dict[str, tuple[str, ...]]:
     result = {}
     for group in config.tag_groups:
         names = _reads(group)
+        if group.consent_purpose:
+            names |= set(columns_of(config.purposes[group.consent_purpose]))
         for name in sorted(names & set(config.scores)):
             score = config.scores[name]
             names = (
@@ -132,6 +139,9 @@ def faults_of(config: TagsConfig, tables: Mapping[str, Collection[str]]) -> list
             faults.append(f"scores.{name}: a feature has this name already")
         faults += check(score.by, features, where=f"scores.{name}.by")[1]
         faults += check(score.among, features, where=f"scores.{name}.among")[1] if score.among else []
+    for purpose, condition in config.purposes.items():
+        if any(group.consent_purpose == purpose for group in config.tag_groups):
+            faults += check(condition, features, where=f"purposes.{purpose}")[1]
     for group in config.tag_groups:
         for place, expression in expressions_of(group):
             faults += check(expression, [*features, *config.scores], where=f"{group.id}.{place}")[1]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cdp.config import Strict
+from cdp.config import Strict, nearest
 from cdp.metrics.durations import Duration
 
 # WeCom accepts 30 characters for a tag name; half of that keeps names readable on a phone and leaves room for Chinese.
@@ -318,8 +318,15 @@ class Score(Strict):
 
 
 class TagsConfig(Strict):
-    """Everything of `config/tags.yaml`."""
+    """Everything of `config/tags.yaml`.
 
+    *purposes*: what people may agree to -> a condition over their features that says who does. A group with a
+    `consent_purpose` tags nobody else, whoever sets the value.
+    """
+
+    purposes: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], str] = Field(
+        default_factory=lambda: {"marketing": "consent_marketing is not false"}
+    )
     scores: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Score] = Field(default_factory=dict)
     tag_groups: tuple[TagGroup, ...] = ()
 
@@ -331,6 +338,9 @@ class TagsConfig(Strict):
         sent = [group.write_back.wecom.group for group in self.tag_groups if group.write_back.wecom]
         faults += [f"two groups write to WeCom's `{name}`" for name in sorted({n for n in sent if sent.count(n) > 1})]
         for group in self.tag_groups:
+            if group.consent_purpose and group.consent_purpose not in self.purposes:
+                close = nearest(group.consent_purpose, list(self.purposes))
+                faults.append(f"`{group.id}`: no purpose is called `{group.consent_purpose}`{close}")
             if ("import" in group.overrides) != (group.imported_from is not None):
                 faults.append(f"`{group.id}`: `overrides: [import]` and `imported_from` go together")
             if group.ttl and group.on_empty != "keep_last":

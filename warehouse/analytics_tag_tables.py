@@ -37,19 +37,20 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
     since = _copied_run(con, table)
     if since is None:
         return put_table(con, table)
+    listed = ", ".join(table.columns)
+    con.execute(
+        f"create or replace temp table tag_copied as select {listed} from ({table.select})"
+        f" where opened_run > {since} or closed_run > {since}"
+    )
     con.execute(
         f"""
-        update {_HISTORY} as copy
-        set valid_to = history.valid_to, closed_cause = history.closed_cause, closed_run = history.closed_run
-        from activation.tag_history as history
-        where history.closed_run > $since and history.opened_run <= $since and copy.opened_run = history.opened_run
-            and copy.tag_group = history.tag_group and copy.recorded_one_id = history.one_id
-            and copy.value = history.value and copy.rank = history.rank
-        """,
-        {"since": since},
+        delete from {_HISTORY} as copy using temp.tag_copied as fresh
+        where copy.closed_run is null and copy.opened_run = fresh.opened_run and copy.tag_group = fresh.tag_group
+            and copy.recorded_one_id = fresh.recorded_one_id and copy.value = fresh.value and copy.rank = fresh.rank
+        """
     )
-    listed = ", ".join(table.columns)
-    con.execute(f"insert into {_HISTORY} ({listed}) select {listed} from ({table.select}) where opened_run > {since}")
+    con.execute(f"insert into {_HISTORY} ({listed}) select {listed} from temp.tag_copied")
+    con.execute("drop table temp.tag_copied")
     if _has_alias(con):
         # A merge renames the history copied before it; a split gives it back.
         moved = "select one_id, current_one_id from identity.alias where one_id <> current_one_id"
@@ -143,6 +144,7 @@ def _current_view() -> Table:
     return Table(
         "fct_tags_current",
         _CURRENT_SQL,
+        "当前标签：每人、每个标签组、每个值一行，用于同步 | "
         "One row per person, tag group and value the person holds now; what sync sends.",
         {
             "one_id": "the person",

@@ -13,14 +13,17 @@ import typer
 from rich.table import Table
 
 import models
-from app.context import brand, console, home, instant
+from app.context import brand, config, console, home, instant
 from cdp.errors import ConfigError
+from connectors import registry
+from connectors.settings import SourcesConfig
 from warehouse.connection import open_warehouse
 from warehouse.dictionary import write_dictionary
 from warehouse.expectations import load_suites, write_data_docs
 from warehouse.model_diff import ModelDiff, diff_model
 from warehouse.models import ModelGraph, ModelRun, check_models, column_lineage, load_models, run_models
 from warehouse.publish import current
+from warehouse.raw import register_raw
 
 app = typer.Typer(no_args_is_help=True)
 Selection = Annotated[
@@ -145,7 +148,16 @@ def _warehouse(as_of: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
         memory_limit=settings.resources.memory_limit,
         threads=settings.resources.threads,
     ) as con:
+        _register_sources(con, settings.timezone)
         yield con
+
+
+def _register_sources(con: duckdb.DuckDBPyConnection, timezone: str) -> None:
+    """Before the first run there is no raw layer, and every name in it would be unknown."""
+    if con.execute("select 1 from information_schema.tables where table_schema = 'raw' limit 1").fetchall():
+        return
+    sources = registry.raw_sources(config("sources.yaml", SourcesConfig), timezone=timezone)
+    register_raw(con, home(), sources, registry.all_streams())
 
 
 def _tell(done: ModelRun) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from app.home_cli import create_home
 from app.main import app
 from cdp.errors import ConfigError
 from tests.models.model_worlds import empty_identity, land, make_raw
@@ -51,6 +52,11 @@ def test_the_verbs_as_typed(home: Home, tmp_path: Path) -> None:
     assert "staging.stg_products.price" in cdp(home, "lineage", "dim_products")
     cdp(home, "docs", "--out", str(tmp_path / "dictionary.html"))
     assert "每人一行" in (tmp_path / "dictionary.html").read_text(encoding="utf-8")
+
+
+def test_a_home_that_never_ran_is_checked_too(tmp_path: Path) -> None:
+    create_home(Home(tmp_path))
+    assert "models read" in cdp(Home(tmp_path), "check")
 
 
 def test_a_wrong_name_is_told(home: Home) -> None:

@@ -95,7 +95,7 @@ def _write_draft(connector: ShopExportConnector, path: Path, draft: Path) -> Non
 
 
 def _write_rejects(previews: list[Preview], to: Path) -> None:
-    rows = [(item.raw, item.reason) for preview in previews for item in preview.rejects if item.row_number is not None]
+    rows = [(item.raw, item.reason) for preview in previews for item in preview.mend if item.row_number is not None]
     if not rows:
         console.print("no rejected rows to write")
         return

@@ -14,6 +14,7 @@ from connectors.registry import SourceContext
 from connectors.settings import FileSource, MappedStream
 
 REASON = "reject_reason"  # the column that says why a row was rejected; not part of the row
+_WORKBOOKS = (".xlsx", ".xlsm")
 _RULES = ("columns", "identifiers", "nulls", "mode", "reject_budget")
 
 
@@ -50,11 +51,12 @@ def replay(context: SourceContext, path: Path, stream: str) -> Replay:
     if isinstance(mappings, Mapping) and isinstance(mappings.get(stream), MappedStream):
         mapping = mappings[stream]
         given = {name: getattr(mapping, name) for name in _RULES}
-        sheet = {"sheet": stream} if path.suffix.lower() in (".xlsx", ".xlsm") else {}
+        sheet = {"sheet": stream} if path.suffix.lower() in _WORKBOOKS else {}
         rules = {"connector": "file", "streams": {stream: {**given, **sheet, "path": str(path)}}}
         settings = FileSource.model_validate(rules | {"timezone": context.timezone})
     elif hasattr(settings, "path"):
-        settings = settings.model_copy(update={"path": str(path)})
+        workbook = hasattr(settings, "sheets") and path.suffix.lower() in _WORKBOOKS
+        settings = settings.model_copy(update={"path": str(path)} | ({"sheets": [stream]} if workbook else {}))
     else:
         raise ConfigError(
             f"{context.name}: rows of a `{settings.connector}` source cannot be replayed from a file",

@@ -249,6 +249,7 @@ class ShopExportSource(Source):
     connector: Literal["shop_export"]
     path: str | list[str]
     shop: str = Field(description="name of the shop; part of every order's key")
+    sheets: list[str] | None = Field(None, description="of workbooks, these sheets; default: all that a profile knows")
     profile: str = Field("auto", description="profile name, or `auto` to go by the header")
     profiles: str = Field("config/profiles", description="folder of the brand's own profiles, relative to the home")
 

@@ -15,7 +15,7 @@ from connectors import canonical
 from connectors.files.discover import Found, find, raise_all, unread
 from connectors.files.reader import encoding_of
 from connectors.marketplaces.profile import Profile, load_profiles, profile_called
-from connectors.marketplaces.rows import canonical_rows
+from connectors.marketplaces.rows import canonical_rows, siblings
 from connectors.marketplaces.tables import ROW, Table, tables
 from connectors.registry import SourceContext
 from connectors.sample import sample
@@ -40,7 +40,8 @@ def streams_of(settings: ShopExportSource) -> tuple[Stream, ...]:
 class Preview:
     """What `cdp load` shows before it loads, of one table. *rejects*: its rows that would be rejected.
 
-    *header*: its columns. *unused*: those the profile makes nothing of. *passed_over*: rows that are of no stream.
+    *mend*: those and the other rows of their orders, to be mended together. *header*: its columns. *unused*: those the
+    profile makes nothing of. *passed_over*: rows that are of no stream.
     """
 
     profile: Profile
@@ -50,6 +51,7 @@ class Preview:
     header: tuple[str, ...]
     streams: Mapping[str, pl.DataFrame]
     rejects: tuple[Reject, ...]
+    mend: tuple[Reject, ...]
     unused: tuple[str, ...]
     passed_over: int = 0
 
@@ -81,7 +83,7 @@ class ShopExportConnector:
 
     def _batches(self, stream: Stream, found: Found, before: Mapping[str, Any]) -> Iterator[Batch]:
         """The whole of each table at once: the rows of one order may stand anywhere in it."""
-        known = tables(found.path, self.profiles, name=found.name)
+        known = tables(found.path, self.profiles, name=found.name, only=self.settings.sheets)
         wanted = [table for table in known if stream.name in table.profile.streams]
         if not wanted:
             yield Batch(stream.name, pl.DataFrame(), found.state, (), found.name)
@@ -91,13 +93,16 @@ class ShopExportConnector:
             if not part.frame.height:
                 yield Batch(stream.name, pl.DataFrame(), state, part.rejects, found.name)
                 continue
-            rows = canonical_rows(stream, table.profile, part.frame, shop=self.settings.shop, file=found.name)
+            rows = canonical_rows(stream, table, part, shop=self.settings.shop)
             yield Batch(stream.name, rows.frame, state, (*part.rejects, *rows.rejects), found.name, known=rows.known)
 
     def preview(self, path: Path) -> list[Preview]:
         """Everything about the tables of a file short of landing them. Raises `FatalError` when it cannot be read."""
         encoding = encoding_of(path)
-        return [self._preview(table, encoding) for table in tables(path, self.profiles, name=path.name)]
+        return [
+            self._preview(table, encoding)
+            for table in tables(path, self.profiles, name=path.name, only=self.settings.sheets)
+        ]
 
     def _preview(self, table: Table, encoding: str) -> Preview:
         part = table.read()
@@ -106,16 +111,17 @@ class ShopExportConnector:
         rejects, used, passed = list(part.rejects), set[str](), [part.frame.height]
         for stream in self.streams():
             if stream.name in table.profile.streams:
-                rows = canonical_rows(stream, table.profile, part.frame, shop=self.settings.shop, file=table.name)
+                rows = canonical_rows(stream, table, part, shop=self.settings.shop)
                 frames[stream.name] = rows.frame
                 rejects += rows.rejects
                 used |= set(rows.known)
                 passed.append(rows.passed_over)
         first = {reject.row_number: reject for reject in reversed(rejects)}  # a row is mended once, for all streams
         ordered = tuple(first[number] for number in sorted(first, key=lambda number: number or 0))
+        mend = (*ordered, *siblings(table, part, ordered))
         unused = tuple(name for name in header if name not in used)
         height = part.frame.height + len(part.rejects)
-        return Preview(table.profile, encoding, table.sheet, height, header, frames, ordered, unused, min(passed))
+        return Preview(table.profile, encoding, table.sheet, height, header, frames, ordered, mend, unused, min(passed))
 
     def check(self) -> SourceCheck:
         try:

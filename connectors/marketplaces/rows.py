@@ -6,16 +6,18 @@ row are summed. So an order with a row that does not fit is rejected whole: half
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
 
 from cdp.cells import typed
 from cdp.streams import Reject, Stream
+from connectors.files.reader import Part
 from connectors.mapping import apply, cleaned
 from connectors.marketplaces.profile import Profile, ProfileColumn, named, options, source_of
-from connectors.marketplaces.tables import ROW
+from connectors.marketplaces.tables import ROW, Table
 
 _MASKED = r"\*|^##|^\$\$|^~|^#.+#$|^\$.+\$$"
 _TOTALS = r"^(合|总|小|共)\s*计|^汇\s*总|(?i)^(grand |sub)?total\b"
@@ -32,28 +34,60 @@ class Rows:
     passed_over: int = 0
 
 
-def canonical_rows(stream: Stream, profile: Profile, frame: pl.DataFrame, *, shop: str, file: str) -> Rows:
-    """The rows of *frame* (source columns as text, and `_row_number`) that are rows of *stream*."""
+def canonical_rows(stream: Stream, table: Table, part: Part, *, shop: str) -> Rows:
+    """The rows of *part* (source columns as text, and `_row_number`) that are rows of *stream*."""
+    profile, frame = table.profile, part.frame
     names = [column for column in frame.columns if column != ROW]
     mapping, columns = profile.mapping(stream.name, names, shop)
     prepared = _filled_down(_coalesced(frame, columns, profile), columns, profile)
     prepared, passed_over = _of_stream(prepared, profile.streams[stream.name].rows, profile)
     prepared, totals = _without_totals(prepared, frame, columns, profile)
-    result = apply(_without_masks(prepared, columns, profile), stream, mapping, timezone=profile.timezone, file=file)
-    rejects = [replace(reject, raw=_raw(frame, reject.row_number)) for reject in result.rejects]
+    result = apply(
+        _without_masks(prepared, columns, profile), stream, mapping, timezone=profile.timezone, file=table.name
+    )
+    raws = _raws(frame, [reject.row_number for reject in result.rejects])
+    rejects = [replace(reject, raw=raws[reject.row_number]) for reject in result.rejects]
     mapped = _where_said(_with_values(result.frame, prepared, columns, profile), prepared, columns)
     mapped = _without_signs(mapped, columns)
     if stream.name == "orders" and profile.grain == "item":
-        mapped, others = _whole_orders(mapped, prepared, frame, columns, profile, rejects)
+        others = siblings(table, part, [*part.rejects, *rejects])
+        mapped = mapped.filter(~pl.col(ROW).is_in([reject.row_number for reject in others]))
         mapped, rejects = _one_row_an_order(mapped, stream, columns), [*rejects, *others]
     known = (*result.known, *(name for rule in columns.values() for name in options(rule)))
     ordered = sorted([*rejects, *totals], key=lambda reject: reject.row_number or 0)
     return Rows(mapped, tuple(ordered), known, passed_over)
 
 
-def _raw(frame: pl.DataFrame, row_number: int | None) -> str:
-    """A row as it came, as JSON."""
-    return frame.filter(pl.col(ROW) == row_number).drop(ROW).write_ndjson().strip()
+def _raws(frame: pl.DataFrame, numbers: Sequence[int | None]) -> dict[int | None, str]:
+    """Row number -> the row as it came, as JSON."""
+    rows = frame.filter(pl.col(ROW).is_in([number for number in numbers if number is not None]))
+    return dict(zip(rows[ROW], rows.drop(ROW).write_ndjson().splitlines(), strict=True))
+
+
+def siblings(table: Table, part: Part, rejects: Sequence[Reject]) -> list[Reject]:
+    """The other rows of the orders with a row among *rejects*, where a row is an item: they are mended together."""
+    names = [name for name in part.frame.columns if name != ROW]
+    if table.profile.grain != "item" or "orders" not in table.profile.streams or not rejects:
+        return []
+    columns = table.profile.mapping("orders", names, "")[1]
+    key, nulls = source_of(columns["order_id"]), table.profile.nulls
+    prepared = _filled_down(_coalesced(part.frame, columns, table.profile), columns, table.profile)
+    ids = dict(zip(prepared[ROW], cleaned(prepared[key], nulls), strict=True))
+    bad = {reject.row_number: reject for reject in rejects}
+    causes = {ids.get(number) or _id_of_line(reject, table, names, key): reject for number, reject in bad.items()}
+    others = [(number, order) for number, order in ids.items() if order and order in causes and number not in bad]
+    raws = _raws(part.frame, [number for number, _ in others])
+    told = {order: f"row {cause.row_number} of the same order: {cause.reason}" for order, cause in causes.items()}
+    return [Reject(told[order], raws[number], number) for number, order in others]
+
+
+def _id_of_line(reject: Reject, table: Table, names: Sequence[str], key: str) -> str | None:
+    """The order id in a line that is no row (too many cells), if its cells are where the header says."""
+    if reject.raw.startswith(("{", "[")) or key not in names:
+        return None
+    cells = next(csv.reader([reject.raw], delimiter=table.delimiter or ","), [])
+    place = names.index(key)
+    return cleaned(pl.Series([cells[place]], dtype=pl.String), table.profile.nulls)[0] if place < len(cells) else None
 
 
 # -- before mapping --------------------------------------------------------------------------------------------------
@@ -114,8 +148,8 @@ def _without_totals(
     key = source_of(rule)
     totals = cleaned(prepared[key], profile.nulls).str.contains(_TOTALS).fill_null(False)
     reason = f"a row of totals, not an order: `{key}` says so; leave it out"
-    numbers = prepared.filter(totals)[ROW]
-    rejects = [Reject(reason, _raw(frame, number), number, key) for number in numbers]
+    raws = _raws(frame, prepared.filter(totals)[ROW].to_list())
+    rejects = [Reject(reason, raw, number, key) for number, raw in raws.items()]
     return prepared.filter(~totals), rejects
 
 
@@ -170,30 +204,6 @@ def _where_said(mapped: pl.DataFrame, frame: pl.DataFrame, columns: Mapping[str,
 def _without_signs(mapped: pl.DataFrame, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:
     unsigned = [target for target, rule in columns.items() if rule.absolute and target in mapped.columns]
     return mapped.with_columns(pl.col(target).abs() for target in unsigned) if unsigned else mapped
-
-
-def _whole_orders(
-    mapped: pl.DataFrame,
-    prepared: pl.DataFrame,
-    frame: pl.DataFrame,
-    columns: Mapping[str, ProfileColumn],
-    profile: Profile,
-    rejects: list[Reject],
-) -> tuple[pl.DataFrame, list[Reject]]:
-    """*mapped* without the orders that have a rejected row, and the other rows of those as rejects."""
-    if not rejects or not options(columns["order_id"]):
-        return mapped, []
-    key = source_of(columns["order_id"])
-    ids = prepared.select(ROW, cleaned(prepared[key], profile.nulls).alias("id"))
-    bad = {reject.row_number: reject for reject in rejects}
-    broken = ids.filter(pl.col(ROW).is_in(list(bad)) & pl.col("id").is_not_null()).unique("id", maintain_order=True)
-    causes = {order: bad[number] for number, order in broken.iter_rows()}
-    beside = ids.filter(pl.col("id").is_in(list(causes)) & ~pl.col(ROW).is_in(list(bad)))
-    others = [
-        Reject(f"row {causes[order].row_number} of the same order: {causes[order].reason}", _raw(frame, number), number)
-        for number, order in beside.iter_rows()
-    ]
-    return mapped.filter(~pl.col(ROW).is_in(beside[ROW].implode())), others
 
 
 def _one_row_an_order(mapped: pl.DataFrame, stream: Stream, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:

@@ -39,17 +39,25 @@ class Table:
         """All its rows as one part, source columns as text; rows without any cell are left out."""
         parts = list(read(self.path, _settings(self.sheet, self.delimiter, self.above), name=self.name))
         frame = pl.concat([part.frame for part in parts], how="diagonal_relaxed").drop(REASON, strict=False)
-        cells = [pl.col(name).cast(pl.String).str.strip_chars() for name in frame.columns if name != ROW]
-        filled = frame.filter(~pl.all_horizontal(cell.is_null() | (cell == "") for cell in cells)) if cells else frame
-        return Part(filled, (*self.strange, *(reject for part in parts for reject in part.rejects)))
+        return Part(_without_blank_rows(frame), (*self.strange, *(reject for part in parts for reject in part.rejects)))
 
 
-def tables(path: Path, profiles: Mapping[str, Profile], *, name: str) -> list[Table]:
-    """The tables of a file that a profile knows: at most one a sheet. An empty file has none.
+def _without_blank_rows(frame: pl.DataFrame) -> pl.DataFrame:
+    names = [name for name in frame.columns if name != ROW]
+    for name in names:  # one column that is filled throughout shows that there are none
+        cell = frame[name].cast(pl.String)
+        if not (cell.is_null() | (cell.str.strip_chars() == "")).any():
+            return frame
+    cells = [pl.col(name).cast(pl.String).str.strip_chars() for name in names]
+    return frame.filter(~pl.all_horizontal(cell.is_null() | (cell == "") for cell in cells)) if cells else frame
+
+
+def tables(path: Path, profiles: Mapping[str, Profile], *, name: str, only: Sequence[str] | None = None) -> list[Table]:
+    """The tables of a file that a profile knows: at most one a sheet, of *only* those. An empty file has none.
 
     Raises `UnknownHeaderError` when no row near the top of any sheet is a header that one of *profiles* knows.
     """
-    sheets = tops(path, name=name)
+    sheets = [sheet for sheet in tops(path, name=name) if only is None or sheet.sheet in (None, *only)]
     found = [table for sheet in sheets if (table := _table(path, name, sheet, profiles)) is not None]
     if found:
         strange = _strange(sheets, found, profiles, name)

@@ -206,6 +206,37 @@ def test_an_order_is_rejected_whole_mended_and_lands_with_its_whole_amount(brand
     assert len(brand.latest("canonical__order_lines", "line_id")) == 3, "lines that had landed are not there twice"
 
 
+def test_a_row_rejected_only_as_a_line_comes_back_with_its_whole_order(brand: Brand) -> None:
+    export = brand.root / "dy.csv"
+    text = DOUYIN.replace("\t502,尿布,L,8,2,", "\t502,尿布,L,8,两个,").replace("\t600,奶粉;尿布", "\t600,奶粉;尿布,多")
+    export.write_bytes((text + DOUYIN.splitlines()[3] + "\n").encode("utf-8-sig"))
+    book = brand.root / "mend.xlsx"
+    told = _cdp(brand, "load", str(export), "--shop", "旗舰店", "--yes", "--budget", "1", "--rejects", str(book))
+    assert "shop.orders: 3 received = 1 landed + 0 duplicates + 2 rejected" in told, "one order has a torn line"
+    assert brand.latest("canonical__orders", "order_id, amount::text") == [("500", "15.00")]
+    rows = pl.read_excel(book, infer_schema_length=0)
+    assert sorted(rows["子订单编号"]) == ["\t501", "\t502", "\t600", "\t600"]
+    mended = rows.with_columns(pl.col("商品数量").replace("两个", "2")).filter(pl.col("extra_1").is_null())
+    workbook(book, {"rejects": [mended.columns, *mended.rows()]})
+    _cdp(brand, "load", str(book), "--shop", "旗舰店", "--yes")
+    assert brand.latest("canonical__orders", "order_id, amount::text") == [("500", "15.00"), ("600", "30.00")]
+    assert brand.latest("canonical__order_lines", "line_id, quantity") == [("501", 1), ("502", 2), ("600", 3)]
+
+
+def test_replayed_rejects_of_lines_leave_their_orders_alone(brand: Brand) -> None:
+    (brand.root / "inbox" / "dy.csv").write_bytes(
+        DOUYIN.replace("\t502,尿布,L,8,2,", "\t502,尿布,L,8,两个,").encode("utf-8-sig")
+    )
+    _cdp(brand, "source", "pull", "shop")
+    book = brand.root / "mend.xlsx"
+    _cdp(brand, "source", "rejects", "shop", "--to", str(book))
+    mended = pl.read_excel(book, sheet_name="order_lines", infer_schema_length=0)
+    mended = mended.with_columns(pl.col("商品数量").replace("两个", "2"))
+    workbook(book, {"order_lines": [mended.columns, *mended.rows()]})
+    assert "shop.order_lines: 1 received = 1 landed" in _cdp(brand, "source", "replay", "shop", str(book))
+    assert brand.latest("canonical__orders", "order_id, amount::text") == [("500", "15.00"), ("600", "30.00")]
+
+
 def test_a_line_of_too_many_cells_comes_back_in_its_columns(brand: Brand) -> None:
     export = brand.root / "jd.csv"
     export.write_bytes((JD + "102,9,湿巾,1,在线,多余\n").encode("gb18030"))

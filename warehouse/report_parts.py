@@ -155,8 +155,8 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 def change(now: float, before: float) -> str:
-    """`+12.3 %` against *before*; nothing when there is no before."""
-    return f"{(now - before) / before * 100:+.1f} %" if before else ""
+    """`+12.3 %` against *before*; nothing when there is no before. Its space does not break a line."""
+    return f"{(now - before) / before * 100:+.1f}\N{NO-BREAK SPACE}%" if before else ""
 
 
 def numbers(row: dict[str, Any], names: Iterable[str]) -> dict[str, float]:

@@ -93,9 +93,21 @@ def tops(path: Path, *, name: str, rows: int = 20) -> list[Top]:
         if kind == "xlsx":
             return _workbook_tops(plain, name, rows)
         if kind == "csv":
-            return [_text_top(as_utf8(plain, "auto", Path(folder), name).path, rows)]
+            return [_text_top(as_utf8(_head(plain, Path(folder)), "auto", Path(folder), name).path, rows)]
     part = next(read(path, FileStream.model_validate({"path": str(path)}), name=name))
     return [Top(None, None, ((0, [column for column in part.frame.columns if column != "_row_number"]),))]
+
+
+def _head(path: Path, folder: Path) -> Path:
+    """The first lines of a large text file as a file of their own: its top needs no more of it decoded."""
+    with path.open("rb") as handle:
+        block = handle.read(_BLOCK)
+    whole_lines = block[: block.rfind(b"\n") + 1]
+    if len(block) < _BLOCK or not whole_lines or b"\x00" in block:  # the lines of UTF-16 do not end in a single byte
+        return path
+    head = folder / "head"
+    head.write_bytes(whole_lines)
+    return head
 
 
 def _workbook_tops(path: Path, name: str, rows: int) -> list[Top]:

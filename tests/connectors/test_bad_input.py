@@ -10,6 +10,7 @@ import pytest
 import xlsxwriter
 
 from cdp.errors import CdpError, ConfigError, FatalError, RejectBudgetError
+from connectors.files.reader import tops
 from tests.source_support import Brand
 
 ORDERS = """
@@ -319,3 +320,13 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(tmp_path: Path) -> N
     with pytest.raises(CdpError, match="`env:NAME` or `file:PATH`") as caught:
         _ = Brand(tmp_path, yaml).config
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16", "utf-8-sig"])
+def test_the_top_of_a_large_file_is_that_of_the_whole(tmp_path: Path, encoding: str) -> None:
+    lines = ["门店导出,,", "订单号,实付,买家", *(f"{n},1.50,张三丰{n}" for n in range(60_000))]
+    path = tmp_path / "large.csv"
+    path.write_bytes("\n".join(lines).encode(encoding))
+    assert path.stat().st_size > 1 << 20
+    [top] = tops(path, name=path.name)
+    assert top.rows[:3] == ((0, ["门店导出", "", ""]), (1, ["订单号", "实付", "买家"]), (2, ["0", "1.50", "张三丰0"]))

@@ -36,9 +36,8 @@ def build_definitions(home: Home) -> dg.Definitions:
         description="the whole way: pull, resolve, compute, check, publish, sync",
     )
     sync = activation.activation_assets(home, config)
-    schedules_of_sync, sensors_of_sync = activation.activation_jobs(home, config, _brand_zone(home))
     page = publication.daily_page([publication.PUBLISHED, *(key for step in sync for key in step.keys)])
-    return dg.Definitions(
+    everything = dg.Definitions(
         assets=[*assets, upkeep.retention, publication.publication(checked), *sync, page],
         asset_checks=[
             quality.landing_reconciles,
@@ -46,11 +45,12 @@ def build_definitions(home: Home) -> dg.Definitions:
             *quality.suite_checks(load_suites(home.config / "expectations"), assets),
         ],
         jobs=[job],
-        schedules=[schedules.daily(job, _brand_zone(home)), *schedules_of_sync],
-        sensors=[schedules.files_arrived(job, home), schedules.run_failed(home), *sensors_of_sync],
+        schedules=[schedules.daily(job, _brand_zone(home))],
+        sensors=[schedules.files_arrived(job, home), schedules.run_failed(home)],
         resources={"brand_home": BrandHome(root=str(home.root))},
         executor=dg.in_process_executor,
     )
+    return dg.Definitions.merge(everything, activation.activation_jobs(home, config, _brand_zone(home)))
 
 
 def _brand_zone(home: Home) -> str:

@@ -24,6 +24,8 @@ from warehouse.model_diff import ModelDiff, diff_model
 from warehouse.models import ModelGraph, ModelRun, check_models, column_lineage, load_models, run_models
 from warehouse.publish import current
 from warehouse.raw import register_raw
+from warehouse.sync_export import register_sync
+from warehouse.sync_ledger import SyncLedger
 
 app = typer.Typer(no_args_is_help=True)
 Selection = Annotated[
@@ -158,6 +160,8 @@ def _register_sources(con: duckdb.DuckDBPyConnection, timezone: str) -> None:
         return
     sources = registry.raw_sources(config("sources.yaml", SourcesConfig), timezone=timezone)
     register_raw(con, home(), sources, registry.all_streams())
+    with SyncLedger(home().sync_ledger) as ledger:
+        register_sync(con, ledger)
 
 
 def _tell(done: ModelRun) -> None:

@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Home:
     (made.config / "cdp.yaml").write_text("name: 山茶集\n", encoding="utf-8")
     (made.config / "sources.yaml").write_text("sources: {}\n", encoding="utf-8")
     (made.dagster / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
-    (made.secrets / "identity.key").write_bytes(b"k" * 32)
+    (made.secrets / "identity.key").write_text("6b" * 32, encoding="ascii")
     (made.secrets / "identity.key").chmod(0o600)
     land_batches(made, "shop", "orders", [100] * 3)
     with open_warehouse(made, as_of=NOW, timezone="Asia/Shanghai") as con:

@@ -37,6 +37,8 @@ from warehouse.publish import current, publish
 from warehouse.raw import register_raw
 from warehouse.reader import connect
 from warehouse.secrets import identity_secret
+from warehouse.sync_export import register_sync
+from warehouse.sync_ledger import SyncLedger
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -80,6 +82,8 @@ def run_the_way(home: Home, *, now: datetime) -> dict[tuple[str, str], str]:
     graph = load_models(ROOT / "models")
     with open_warehouse(home, as_of=now, timezone=ZONE) as con:
         register_raw(con, home, registry.raw_sources(sources, timezone=ZONE), registry.all_streams())
+        with SyncLedger(home.sync_ledger) as ledger:
+            register_sync(con, ledger)
         run_models(con, graph, [*graph.select("staging"), *graph.select("identity")])
         resolve_identities(con, rules, run_id=now.isoformat(), as_of=now, secret=identity_secret(home))
         rows = con.execute("select type, value, one_id from identity.resolved order by all").fetchall()
@@ -194,7 +198,8 @@ def test_a_disk_that_fills_during_a_backup_keeps_the_earlier_ones(home: Home, tm
     assert full.returncode == 7, full.stdout + full.stderr
     assert "was not finished" in full.stdout
     assert "hint:" in full.stdout
-    assert [path for path in out.iterdir() if not path.name.startswith(".cdp-backup.lock")] == [good]
+    assert list(out.glob("*.tar")) == [good]
+    assert not list(out.glob(".cdp-backup-*")), "nothing half written is left"
     verify_backup(good)
 
 

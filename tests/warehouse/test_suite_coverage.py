@@ -14,6 +14,8 @@ from warehouse.home import Home
 from warehouse.models import load_models
 
 ROOT = Path(__file__).parents[2]
+# Steps on the way between two staging tables: there is nothing to hold them to but their grain, which is reconciled.
+STEPS = {"staging.stg_order_keys", "staging.stg_tracking_batches"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_every_table_has_a_suite(made: set[str], layer: str) -> None:
     are held against raw by `layers__reconcile`."""
     tables = {name for name in made if name.startswith(f"{layer}.")}
     assert len(tables) >= {"marts": 45, "identity": 8, "staging": 15}[layer]
-    united = {name for name in tables if layer != "staging" or "__" not in name}
+    united = {name for name in tables if layer != "staging" or "__" not in name} - STEPS
     assert sorted(united - checked().keys()) == []
 
 
@@ -54,6 +56,6 @@ def test_a_mart_that_is_read_by_people_can_block_publication(made: set[str]) -> 
 
 def test_every_family_table_has_a_grain_to_be_reconciled(made: set[str]) -> None:
     graph = load_models(ROOT / "models")
-    families = {name for name in made if name.startswith("staging.") and "__" in name}
+    families = {name for name in made if name.startswith("staging.") and "__" in name} | (STEPS & made)
     assert families
     assert [name for name in families if not graph.models[name].grain] == []

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -73,17 +73,14 @@ def erase_in_sync(home: Home, traces: Traces, *, apply: bool, now: datetime) -> 
                     "insert or ignore into tombstones values (?, ?, 'forgotten')",
                     [(one_id, now.isoformat()) for one_id in people],
                 )
-        for column, values, tables in (
-            ("external_userid", customers, _BY_CUSTOMER),
-            ("one_id", people, _BY_PERSON),
-        ):
-            for table in tables:
-                count = _count(con, table, column, values)
-                if count:
-                    place = f"data/sync.sqlite {table}"
-                    done.places[place] = done.places.get(place, 0) + count
-                    if apply:
-                        _delete(con, table, column, values)
+        for table, where, values in _theirs(customers, people):
+            count = sum(
+                int(con.execute(f"select count(*) from {table} where {where}", row).fetchone()[0]) for row in values
+            )
+            if count:
+                done.places[f"data/sync.sqlite {table}"] = done.places.get(f"data/sync.sqlite {table}", 0) + count
+                if apply:
+                    con.executemany(f"delete from {table} where {where}", values)
         for folder in sorted(path for path in home.plans.glob("*") if path.is_dir()):
             count = _erase_plan(folder, traces, apply=apply)
             if count:
@@ -121,14 +118,13 @@ def _tagged(home: Home, con: sqlite3.Connection, customers: Iterable[str]) -> di
     return {pair: kept for pair, tags in found.items() if (kept := sorted(ours & set(tags)))}
 
 
-def _count(con: sqlite3.Connection, table: str, column: str, values: list[str]) -> int:
-    return sum(
-        int(con.execute(f"select count(*) from {table} where {column} = ?", (value,)).fetchone()[0]) for value in values
-    )
-
-
-def _delete(con: sqlite3.Connection, table: str, column: str, values: list[str]) -> None:
-    con.executemany(f"delete from {table} where {column} = ?", [(value,) for value in values])
+def _theirs(customers: Sequence[str], people: Sequence[str]) -> Iterator[tuple[str, str, list[tuple[str, ...]]]]:
+    """(table, condition, its values) of every row of theirs, once: an op names both a customer and a person."""
+    for table in _BY_CUSTOMER:
+        yield table, "external_userid = ?", [(value,) for value in customers]
+    for table in _BY_PERSON:
+        others = f" and external_userid not in ({', '.join('?' for _ in customers)})" if table == "ops" else ""
+        yield table, f"one_id = ?{others}", [(value, *(customers if others else ())) for value in people]
 
 
 def _erase_plan(folder: Path, traces: Traces, *, apply: bool) -> int:

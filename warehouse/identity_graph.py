@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -31,6 +34,8 @@ from cdp.identity.graph import (
 from cdp.identity.rules import IdentityRules
 from warehouse.identity_values import EPOCH_HASH
 
+ROWS_AT_ONCE = 4_000_000  # rows on their way from tables to arrays at one time: about 300 MB
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -52,6 +57,26 @@ def columns(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:
         found[name] = table.column(0).to_numpy()
         table = table.remove_column(0)
     return found
+
+
+@contextmanager
+def handed_over(
+    con: duckdb.DuckDBPyConnection, name: str, count: int, part: Callable[[slice], pl.DataFrame]
+) -> Iterator[None]:
+    """A table of *count* rows under *name* for one statement that reads it once, made part by part as it is read.
+
+    A whole frame would stay until the transaction ends: DuckDB keeps what was registered in it, unregistered or not.
+    """
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for begin in range(0, count, ROWS_AT_ONCE // 4):
+            yield from part(slice(begin, begin + ROWS_AT_ONCE // 4)).to_arrow().to_batches()
+
+    con.register(name, pa.RecordBatchReader.from_batches(part(slice(0, 0)).to_arrow().schema, batches()))
+    try:
+        yield
+    finally:
+        con.unregister(name)
 
 
 def write_types(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> TypeTable:
@@ -123,9 +148,6 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints
     place[found["node_id"]] = np.arange(len(found["node_id"]))
     nodes = Nodes(found["node_id"], found["type_code"], found["number"], found["barred"], found["forced"])
     return nodes, place, found["mine"]
-
-
-ROWS_AT_ONCE = 4_000_000  # evidence on its way from tables to arrays at one time: about 300 MB
 
 
 def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, *, scoped: bool) -> Rows:
@@ -299,67 +321,72 @@ def store_graph(
     _store_decisions(con, outcome, ids, loaded, table)
 
 
-def without_evidence(loaded: Loaded, outcome: Resolution) -> tuple[Loaded, Resolution]:
-    """The same without the arrays as long as the evidence, and of the edges the refused ones alone: what is left to do
-    needs no more, and at ten million people the rest is 6 GB."""
+def without_evidence(loaded: Loaded) -> Loaded:
+    """The same without the arrays as long as the evidence: once resolved, 3 GB at ten million people for nothing."""
     none = np.empty(0, dtype=np.int64)
     small = none.astype(np.int32)
     tiny = none.astype(np.int8)
     rows = Rows(tiny, tiny, none, none, small, small, none.astype(np.float32), small, np.zeros(1, np.int64), small)
-    links = Links(small, small, small, small, small, tiny)
+    return replace(loaded, rows=rows)
+
+
+def without_edges(outcome: Resolution) -> Resolution:
+    """Once stored, the refused edges alone are still asked for; the others and the links are 3 GB at that size."""
+    small = np.empty(0, dtype=np.int32)
+    links = Links(small, small, small, small, small, small.astype(np.int8))
     refused = outcome.refusals.edge
     edges = Edges(**{name: column[refused] for name, column in vars(outcome.edges).items()})
     refusals = replace(outcome.refusals, edge=np.arange(len(refused), dtype=np.int64))
-    outcome = replace(outcome, links=links, edges=edges, refusals=refusals, decision=outcome.decision[refused])
-    return replace(loaded, rows=rows), outcome
+    return replace(outcome, links=links, edges=edges, refusals=refusals, decision=outcome.decision[refused])
 
 
 def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, loaded: Loaded) -> None:
-    here = (outcome.first != NEVER) & loaded.mine[outcome.origin]
-    base = loaded.nodes.node_id
-    frame = pl.DataFrame(
-        {
-            "node_id": ids[here],
-            "component": _smallest(outcome.component, ids)[here],
-            "first": outcome.first[here],
-            "last": outcome.last[here],
-            "status": outcome.status[here],
-            "extent": _smallest(outcome.extent, base)[outcome.origin][here],
-        }
-    )
+    here = np.flatnonzero((outcome.first != NEVER) & loaded.mine[outcome.origin])
+    component = _smallest(outcome.component, ids)
+    extent = _smallest(outcome.extent, loaded.nodes.node_id)
+
+    def part(rows: slice) -> pl.DataFrame:
+        node = here[rows]
+        return pl.DataFrame({
+            "node_id": ids[node], "component": component[outcome.component[node]], "first": outcome.first[node],
+            "last": outcome.last[node], "status": outcome.status[node],
+            "extent": extent[outcome.extent[outcome.origin[node]]],
+        })  # fmt: skip
+
     words = " ".join(f"when {code} then '{reason}'" for code, reason in enumerate(REASONS))
-    con.register("found_components", frame.to_arrow())
-    con.execute(f"""insert into identity.raw_component
-        select found.node_id, component, make_timestamptz(first), make_timestamptz(last), case status {words} end,
-        extent,
-            node.barred
-        from found_components as found inner join identity.node as node on found.node_id = node.node_id""")
-    con.unregister("found_components")
+    with handed_over(con, "found_components", len(here), part):
+        con.execute(f"""insert into identity.raw_component
+            select found.node_id, component, make_timestamptz(first), make_timestamptz(last),
+                case status {words} end, extent, node.barred
+            from found_components as found inner join identity.node as node on found.node_id = node.node_id""")
 
 
 def _smallest(label: Small, ids: Ints) -> Ints:
-    """For every node, the smallest of *ids* under its label."""
+    """For every label, the smallest of *ids* under it."""
     smallest = np.full(int(label.max()) + 1 if len(label) else 0, NEVER, dtype=np.int64)
     np.minimum.at(smallest, label, ids)
-    return smallest[label]
+    return smallest
 
 
 def _store_edges(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints) -> None:
     edges = outcome.edges
-    seen = edges.first != NEVER
-    frame = pl.DataFrame({
-        "a": ids[edges.a], "b": ids[edges.b], "tier": edges.tier, "first": np.where(seen, edges.first, 0),
-        "last": np.where(seen, edges.last, 0), "seen": seen, "observations": edges.count, "days": edges.days,
-        "sources": edges.sources, "confidence": edges.confidence, "decision": outcome.decision,
-    })  # fmt: skip
+
+    def part(rows: slice) -> pl.DataFrame:
+        seen = edges.first[rows] != NEVER
+        return pl.DataFrame({
+            "a": ids[edges.a[rows]], "b": ids[edges.b[rows]], "tier": edges.tier[rows],
+            "first": np.where(seen, edges.first[rows], 0), "last": np.where(seen, edges.last[rows], 0), "seen": seen,
+            "observations": edges.count[rows], "days": edges.days[rows], "sources": edges.sources[rows],
+            "confidence": edges.confidence[rows], "decision": outcome.decision[rows],
+        })  # fmt: skip
+
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(DECISIONS))
-    con.register("found_edges", frame.to_arrow())
-    con.execute(f"""insert into identity.edge
-        select a, b, tier, case when seen then make_timestamptz(first) end, case when seen then make_timestamptz(last)
-        end,
-            observations, days, sources, confidence, case decision {words} end
-        from found_edges""")
-    con.unregister("found_edges")
+    with handed_over(con, "found_edges", len(edges), part):
+        con.execute(f"""insert into identity.edge
+            select a, b, tier, case when seen then make_timestamptz(first) end,
+                case when seen then make_timestamptz(last) end,
+                observations, days, sources, confidence, case decision {words} end
+            from found_edges""")
 
 
 def _store_decisions(

@@ -25,7 +25,7 @@ from cdp.identity.graph import (
     TypeTable,
 )
 from cdp.identity.lasting import Frozen, Holdings, assign
-from warehouse.identity_graph import Loaded, columns
+from warehouse.identity_graph import Loaded, columns, handed_over
 from warehouse.identity_values import hash_mac
 
 PERSON, SHARED_KIND, RELAY_KIND, EXPIRED_KIND = range(4)
@@ -162,11 +162,12 @@ def _mint(
     con: duckdb.DuckDBPyConnection, number: Ints, anchor: Ints, *, run: int, as_of: datetime, secret: bytes
 ) -> None:
     """Register new ids: HMAC of the anchor identifier and a generation, the first one never used before."""
-    con.register("to_mint", pl.DataFrame({"number": number, "node_id": anchor}).to_arrow())
     mac = hash_mac(secret, "concat_ws(chr(31), node.type, node.scope, node.value_norm, node.epoch, minting.generation)")
-    con.execute("create or replace temp table minting as select number, node_id, 1 as generation from to_mint")
+    with handed_over(
+        con, "to_mint", len(number), lambda rows: pl.DataFrame({"number": number[rows], "node_id": anchor[rows]})
+    ):
+        con.execute("create or replace temp table minting as select number, node_id, 1 as generation from to_mint")
     con.execute("create or replace temp table minted (number bigint, one_id text, generation integer)")
-    con.unregister("to_mint")
     while con.execute("select count(*) from minting").fetchall()[0][0]:
         con.execute(f"""create or replace temp table tried as
             select minting.number, minting.node_id, 'p' || substr({mac}, 1, 23) as one_id, minting.generation
@@ -263,40 +264,62 @@ def _feed(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, cause: 
     moved = changed & (persons.old >= 0)
     parts = np.unique(np.stack([persons.old[moved], persons.new[moved]], axis=1), axis=0)
     split = parts[~np.isin(parts[:, 0], persons.merged)]
-    frames = [
+    people = [
         _changes(0, persons.minted),
         _changes(1, persons.resurrected),
         _changes(2, split[:, 0], split[:, 1]),
         _changes(3, persons.merged, persons.merged_into),
         _changes(4, persons.retired),
+    ]
+    nobody = np.full(len(persons.gone), -1, dtype=np.int64)
+    nodes = [
         _changes(5, persons.new[fresh], node=persons.node_id[fresh]),
         _changes(6, persons.new[moved], persons.old[moved], persons.node_id[moved]),
-        _changes(7, np.full(len(persons.gone), -1, dtype=np.int64), persons.gone_old, persons.gone),
+        _changes(7, nobody, persons.gone_old, persons.gone),
     ]
-    feed = pl.concat(frames).with_row_index("seq", offset=1)
-    con.register("feed", feed.to_arrow())
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(OPS))
-    con.execute(f"""
-        insert into identity.identity_change
-        select {run}, feed.seq, case feed.op {words} end, one.one_id, other.one_id,
-            case when feed.node_id >= 0 then feed.node_id end, '{cause}'
-        from feed
-        left join identity.one_id_registry as one on feed.one = one.number
-        left join identity.one_id_registry as other on feed.other = other.number
-    """)
-    con.unregister("feed")
+    first = 1
+    for part in (*people, *nodes):
+        if not part.count:
+            continue
+        with handed_over(con, "feed", part.count, part.frame):
+            con.execute(f"""
+                insert into identity.identity_change
+                select {run}, {first} + feed.place, case feed.op {words} end, one.one_id, other.one_id,
+                    case when feed.node_id >= 0 then feed.node_id end, '{cause}'
+                from feed
+                left join identity.one_id_registry as one on feed.one = one.number
+                left join identity.one_id_registry as other on feed.other = other.number
+            """)
+        first += part.count
 
 
-def _changes(op: int, one: Ints, other: Ints | None = None, node: Ints | None = None) -> pl.DataFrame:
-    none = np.full(len(one), -1, dtype=np.int64)
-    return pl.DataFrame(
-        {
-            "op": np.full(len(one), op, dtype=np.int8),
-            "one": one.astype(np.int64),
-            "other": none if other is None else other,
-            "node_id": none if node is None else node,
-        }
-    )
+@dataclass(frozen=True)
+class _Changes:
+    """Rows of the feed with one *op*: ids by number and the identifier, -1 for none."""
+
+    op: int
+    one: Ints
+    other: Ints | None
+    node: Ints | None
+
+    @property
+    def count(self) -> int:
+        return len(self.one)
+
+    def frame(self, rows: slice) -> pl.DataFrame:
+        one = self.one[rows].astype(np.int64)
+        none = np.full(len(one), -1, dtype=np.int64)
+        return pl.DataFrame({
+            "place": np.arange(rows.start, rows.start + len(one), dtype=np.int64),
+            "op": np.full(len(one), self.op, dtype=np.int8), "one": one,
+            "other": none if self.other is None else self.other[rows],
+            "node_id": none if self.node is None else self.node[rows],
+        })  # fmt: skip
+
+
+def _changes(op: int, one: Ints, other: Ints | None = None, node: Ints | None = None) -> _Changes:
+    return _Changes(op, one, other, node)
 
 
 def _registry(con: duckdb.DuckDBPyConnection, persons: Persons, run: int) -> None:
@@ -340,34 +363,36 @@ def _map(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, as_of: d
             [run, as_of],
         )
         con.unregister("ended")
-    frame = pl.DataFrame({"node_id": persons.node_id[changed], "number": persons.new[changed]})
-    con.register("changed", frame.to_arrow())
-    con.execute(
-        """insert into identity.identity_map
-        select changed.node_id, registry.one_id, changed.number, ?, null, ?, null
-        from changed inner join identity.one_id_registry as registry on changed.number = registry.number""",
-        [run, as_of],
-    )
-    con.execute("""insert into identity.node_home
-        select node_id, number from changed anti join identity.node_home using (node_id)""")
-    con.unregister("changed")
+    where = np.flatnonzero(changed)
+
+    def part(rows: slice) -> pl.DataFrame:
+        return pl.DataFrame({"node_id": persons.node_id[where[rows]], "number": persons.new[where[rows]]})
+
+    with handed_over(con, "changed", len(where), part):
+        con.execute(
+            """insert into identity.identity_map
+            select changed.node_id, registry.one_id, changed.number, ?, null, ?, null
+            from changed inner join identity.one_id_registry as registry on changed.number = registry.number""",
+            [run, as_of],
+        )
+    with handed_over(con, "changed", len(where), part):
+        con.execute("""insert into identity.node_home
+            select node_id, number from changed anti join identity.node_home using (node_id)""")
 
 
 def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resolution, *, scoped: bool) -> None:
     clusters = len(persons.number)
     last = np.full(clusters, -NEVER, dtype=np.int64)
     np.maximum.at(last, persons.cluster, outcome.last[persons.alive])
-    frame = pl.DataFrame(
-        {
-            "number": persons.number,
-            "kind": persons.kind,
-            "first": _least(outcome.first[persons.alive], persons.cluster, clusters),
-            "last": last,
-            "identifiers": np.bincount(persons.cluster, minlength=clusters),
-            "class": persons.class_,
-        }
-    )
-    con.register("found_persons", frame.to_arrow())
+    least = _least(outcome.first[persons.alive], persons.cluster, clusters)
+    sizes = np.bincount(persons.cluster, minlength=clusters)
+
+    def part(rows: slice) -> pl.DataFrame:
+        return pl.DataFrame({
+            "number": persons.number[rows], "kind": persons.kind[rows], "first": least[rows], "last": last[rows],
+            "identifiers": sizes[rows], "class": persons.class_[rows],
+        })  # fmt: skip
+
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(KIND_WORDS))
     if scoped:
         _numbers(con, "renewed", np.unique(np.concatenate([persons.old, persons.gone_old, persons.number])))
@@ -375,10 +400,11 @@ def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resoluti
         con.unregister("renewed")
     else:
         con.execute("delete from identity.person")
-    con.execute(f"""
-        insert into identity.person
-        select found.number, registry.one_id, case found.kind {words} end, make_timestamptz(found.first),
-            make_timestamptz(found.last), found.identifiers, found.class >= 3, null
-        from found_persons as found inner join identity.one_id_registry as registry on found.number = registry.number
-    """)
-    con.unregister("found_persons")
+    with handed_over(con, "found_persons", clusters, part):
+        con.execute(f"""
+            insert into identity.person
+            select found.number, registry.one_id, case found.kind {words} end, make_timestamptz(found.first),
+                make_timestamptz(found.last), found.identifiers, found.class >= 3, null
+            from found_persons as found
+            inner join identity.one_id_registry as registry on found.number = registry.number
+        """)

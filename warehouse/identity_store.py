@@ -24,7 +24,7 @@ from cdp.identity.memory import micros
 from cdp.identity.resolve import resolve
 from cdp.identity.rules import IdentityRules
 from warehouse.identity_gates import check_limits, gate_faults, refuse
-from warehouse.identity_graph import final_ids, load, store_graph, without_evidence, write_types
+from warehouse.identity_graph import final_ids, load, store_graph, without_edges, without_evidence, write_types
 from warehouse.identity_persons import Persons, give_ids, store_households, store_persons
 from warehouse.identity_scope import find_scope, sample_scope
 from warehouse.identity_tables import ensure_tables
@@ -214,10 +214,11 @@ def _run(
         loaded = load(con, table, scoped=scoped)
     with clock.stage("resolve"):
         outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
+        loaded = without_evidence(loaded)
     with clock.stage("store graph"):
         ids = final_ids(con, loaded, outcome, run=run)
         store_graph(con, outcome, ids, loaded, table, scoped=scoped)
-        loaded, outcome = without_evidence(loaded, outcome)
+        outcome = without_edges(outcome)
     with clock.stage("give ids"):
         persons = give_ids(con, outcome, ids, loaded, table, run=run, as_of=as_of, secret=secret, scoped=scoped)
         store_persons(con, persons, outcome, run=run, as_of=as_of, cause=cause, scoped=scoped)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,11 +107,12 @@ class Epochs:
 
     def final(self, node: Small, at: Ints) -> Small:
         """Final number of each *node* (rank) as it was at the instant *at*."""
+        if not self.cuts:
+            return node
         found = self.offset[node]
-        if self.cuts:
-            several = np.flatnonzero(np.isin(node, np.fromiter(self.cuts, dtype=np.int64)))
-            for place in several.tolist():
-                found[place] += np.searchsorted(self.cuts[int(node[place])], at[place], side="right")
+        several = np.flatnonzero(np.isin(node, np.fromiter(self.cuts, dtype=np.int64)))
+        for place in several.tolist():
+            found[place] += np.searchsorted(self.cuts[int(node[place])], at[place], side="right")
         return found.astype(np.int32)
 
     def slices(self) -> Slices:
@@ -379,9 +381,28 @@ def neighbour_pairs(
         ruled[~only] = False
     counts: Bools = np.logical_or(ruled.any(axis=1), ruled.any(axis=0))
     useful = places.keep(counts[types[places.node]])
-    group, node = useful.group, useful.node.astype(np.int64)
+    size = max(int(types.shape[0]), 1)
+    found = [
+        _pair_keys(useful.group[part], useful.node[part].astype(np.int64), ruled, types, size)
+        for part in _whole_groups(useful.group)
+    ]
+    keys = sorted_distinct(np.concatenate(found)) if len(found) > 1 else found[0]
+    return keys // size, keys % size
+
+
+PLACES_AT_ONCE = 16_000_000  # compared with each other at one time: about 700 MB
+
+
+def _whole_groups(group: Small) -> list[slice]:
+    """Parts of about `PLACES_AT_ONCE` places that no group lies across; at least one part."""
+    ends = [int(np.searchsorted(group, group[end])) for end in range(PLACES_AT_ONCE, len(group), PLACES_AT_ONCE)]
+    bounds = sorted({0, *ends, len(group)}) if len(group) else [0, 0]
+    return [slice(begin, end) for begin, end in pairwise(bounds)]
+
+
+def _pair_keys(group: Small, node: Ints, ruled: Bools, types: NDArray[np.int16], size: int) -> Ints:
+    """Distinct `node * size + neighbour` of the pairs in the same group that a rule counts; sorted."""
     found: list[Ints] = []
-    size = int(types.shape[0])
     left = np.arange(len(group) - 1)
     step = 1
     while len(left):
@@ -392,8 +413,7 @@ def neighbour_pairs(
             chosen = ruled[types[x], types[y]] & (x != y)
             found.append(x[chosen] * size + y[chosen])
         step += 1
-    keys = sorted_distinct(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
-    return keys // max(size, 1), keys % max(size, 1)
+    return sorted_distinct(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
 
 def sorted_distinct(keys: Ints) -> Ints:

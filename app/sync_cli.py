@@ -142,7 +142,7 @@ def drift(
     if as_json:
         console.print_json(json.dumps({"found": len(report.drift), "new": report.new, "drift": rows}, default=str))
         return
-    table = Table("employee", "tag", "direction", "by", "relations", "last seen")
+    table = Table(*(_word(name) for name in ("employee", "tag", "direction", "by", "relations", "last seen")))
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)
@@ -232,7 +232,8 @@ def status(as_json: Json = False) -> None:
     if as_json:
         console.print_json(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table(Column("plan", no_wrap=True), "verdict", "state", "run", "progress", "sign of life")
+    heads = (_word(name) for name in ("verdict", "state", "run", "progress", "sign of life"))
+    table = Table(Column(_word("plan"), no_wrap=True), *heads)
     for row in rows:
         done = row["progress"]
         count = f"{done['done']:,}/{done['total']:,}" if done else ""
@@ -263,12 +264,13 @@ def log(
     if as_json:
         console.print_json(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("#", "at", "who", "what", Column("plan", no_wrap=True), "detail")
+    heads = (_word(name) for name in ("at", "who", "what"))
+    table = Table("#", *heads, Column(_word("plan"), no_wrap=True), _word("detail"))
     for row in rows:
         detail = json.dumps(row["detail"], ensure_ascii=False)
         table.add_row(str(row["seq"]), row["at"][:19], row["who"], row["action"], row["plan_id"], detail)
     console.print(table)
-    console.print(f"{length} rows, chain intact")
+    console.print(f"{length} {_word('chain intact')}")
 
 
 # -- printing ----------------------------------------------------------------------------------------------------------
@@ -363,7 +365,19 @@ def _say(as_json: bool, facts: Mapping[str, Any], *, title: str = "") -> None:
         console.print(f"[bold]{title}[/]")
     for name, value in facts.items():
         if value not in (None, [], {}, 0):
-            console.print(f"  {name}: {value}", highlight=False, markup=False)
+            console.print(f"  {_word(name)}: {_told(value)}", highlight=False, markup=False)
+
+
+def _word(name: str) -> str:
+    """*name* in the brand's language; itself where that has no word for it."""
+    return words().get(name, name)
+
+
+def _told(value: Any) -> str:
+    """A value in a line: counts of a mapping one after the other, without those that are nothing."""
+    if isinstance(value, Mapping):
+        return "  ".join(f"{_word(str(name))} {item}" for name, item in value.items() if item not in (None, [], {}, 0))
+    return "  ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

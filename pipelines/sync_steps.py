@@ -230,7 +230,7 @@ def drift(desk: Desk, *, everyone: bool = False, progress: Progress | None = Non
 def undo(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -> Undone:
     """Plan the way back from an applied plan: its relations are read, and those still as we left them are restored by
     the plan this makes. Sends nothing itself."""
-    row = desk.ledger.plan_row(plan_id)
+    row = desk.ledger.plan_row(plan_id, applied=True)
     run_id, _ = desk.ledger.run_of(row["plan_id"])
     ops = list(desk.ledger.ops(run_id, states=("acked", "verified", "gap", "human_changed")))
     found: dict[tuple[str, str], frozenset[str]] = {}
@@ -367,7 +367,7 @@ def apply(
 def verify(desk: Desk, plan_id: str | None, *, progress: Progress | None = None) -> VerifyReport:
     """Read back what a plan wrote, and a sample of the employees it did not touch."""
     take_hints(desk)
-    row = desk.ledger.plan_row(plan_id)
+    row = desk.ledger.plan_row(plan_id, applied=True)
     report = sync.verify(row["plan_id"], desk.session(progress=progress), others=desk.client.follow_users())
     if report.gap > desk.config.verify.gap_alert * max(report.verified + report.gap, 1):
         alert(desk, "gaps", row["plan_id"], {"verified": str(report.verified), "gap": str(report.gap)})

@@ -228,8 +228,17 @@ class SyncLedger:
             relations=summary["relations"],
         )
 
-    def plan_row(self, plan_id: str | None = None) -> sqlite3.Row:
-        """A plan's row; the newest when *plan_id* is None; a unique start of an id is enough."""
+    def plan_row(self, plan_id: str | None = None, *, applied: bool = False) -> sqlite3.Row:
+        """A plan's row; the newest when *plan_id* is None (with *applied*, the newest that changed something); a unique
+        start of an id is enough."""
+        if plan_id is None and applied:
+            row = self._one(
+                "select plans.* from plans join runs using (plan_id)"
+                " where exists (select 1 from ops where ops.run_id = runs.run_id) order by runs.run_id desc limit 1"
+            )
+            if row is None:
+                raise ConfigError("no plan has been applied yet", hint="`cdp sync plan`, then `cdp sync apply`")
+            return row
         if plan_id is None:
             row = self._one("select * from plans order by planned_at desc, rowid desc limit 1")
             if row is None:

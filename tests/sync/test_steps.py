@@ -249,6 +249,7 @@ def test_undo_from_the_command_line(place: Place) -> None:
     place.run("plan", "--json")
     place.run("apply", "--json")
     place.run("verify", "--json")
+    assert place.run("plan", "--json")[1]["verdict"] == "EMPTY"  # undo is of what changed something
     _, undone = place.run("undo", "--json")
     assert (undone["kind"], undone["relations"], undone["removes"]) == ("undo", 60, 120)
     assert place.run("apply", "--json")[1]["outcome"] == "DONE"
@@ -412,14 +413,19 @@ def test_row_21_the_ledger_as_marts_gives_lift(place: Place) -> None:
 
 
 def test_no_secret_phone_or_name_is_written_anywhere(place: Place) -> None:
-    for verb in ("plan", "apply", "verify", "undo"):
-        place.run(verb, "--json")
+    said = [place.run(verb) for verb in ("plan", "show", "apply", "verify", "undo", "drift", "status", "log")]
+    said += [place.run("explain", "p000000"), place.run("plan", "--library", verb="tags")]
+    place.server.admin("POST", "faults", {"kind": "code", "path": "externalcontact/*", "code": 60020})
+    said.append(place.run("plan"))
+    assert "60020" in said[-1][1]
     planted = [b"planted-bot-key", SECRET.encode(), "赵桂花".encode(), "王小明".encode(), b"union_wm", b"13912345678"]
     written = [path for path in place.home.root.rglob("*") if path.is_file() and "secrets" not in path.parts]
     assert len(written) > 10
     for path in written:
         data = path.read_bytes()
         assert not [word for word in planted if word in data], path
+    for _, text in said:
+        assert not [word for word in planted if word in text.encode()]
 
 
 def test_two_processes_see_one_ledger(place: Place) -> None:

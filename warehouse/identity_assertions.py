@@ -306,8 +306,11 @@ def _erase(con: duckdb.DuckDBPyConnection, *, now: datetime, secret: bytes, keep
         for row in rows(
             con,
             """
-        select value from identity.identifier_value where node_id in (select node_id from forgotten)
-        union select value_norm from identity.node where node_id in (select node_id from forgotten)""",
+        (select value from identity.identifier_value where node_id in (select node_id from forgotten)
+        union select value_norm from identity.node where node_id in (select node_id from forgotten))
+        except -- the same text may be another identifier's: an openid under another appid
+        (select value from identity.identifier_value where node_id not in (select node_id from forgotten)
+        union select value_norm from identity.node where node_id not in (select node_id from forgotten))""",
         )
     ]
     con.execute("""insert into identity.touched

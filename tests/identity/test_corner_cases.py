@@ -673,6 +673,15 @@ def test_52_forget_a_shared_phone_only() -> None:
     assert brand.id("phone", "13612340001") is None
 
 
+def test_52b_forget_an_openid_whose_text_is_another_one_s_under_another_appid() -> None:
+    brand = Brand()
+    brand.run(seen(unionid="u1", openid_wx1="same"), seen(unionid="u2", openid_wx2="same"))
+    done = decide.forget(brand.con, brand.rules, [find(brand.con, "u1")], now=day(160), secret=SECRET, apply=True)
+    assert done.applied
+    assert brand.id("openid", "same", scope="wx1") is None
+    assert brand.id("openid", "same", scope="wx2") == brand.id("unionid", "u2") is not None
+
+
 def test_53_forget_during_a_running_build_is_turned_away(tmp_path) -> None:  # type: ignore[no-untyped-def]
     brand = Brand(con=duckdb.connect(str(tmp_path / "w.duckdb")))
     brand.run(seen(member_id="m1"))

@@ -72,14 +72,20 @@ def events(items: Sequence[Any], *, project: str | None, now_ms: int, limits: Li
 
 
 def _with_right_time(event: dict[str, Any], now_ms: int) -> dict[str, Any]:
-    told = [str(event.get(name, "")) for name in ("time", "_flush_time")]
-    if not all(_MILLISECONDS.match(text) for text in told):
+    happened, sent = _ms(event.get("time")), _ms(event.get("_flush_time"))
+    if happened is None or sent is None:
         return event
-    happened, sent = (int(float(text)) for text in told)
     skew = now_ms - sent
     if abs(skew) <= _SKEW_MS or happened - sent > _SKEW_MS:  # sent before it happened: another clock altogether
         return event
     return event | {"time": happened + skew, "_device_time": event["time"]}
+
+
+def _ms(value: Any) -> int | None:
+    """Milliseconds, as SDKs write them: numbers nearly always, else texts of digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(float(value)) if _MILLISECONDS.match(str(value)) else None
 
 
 def record_key(event: Mapping[str, Any]) -> str:

@@ -120,25 +120,25 @@ def _as_segment(raw: bytes) -> None:
     segment.messages(segment.body(raw), kind=None, now=NOW, limits=LIMITS)
 
 
-NOW = 1_763_600_000_000
+SENT_MS = 1_763_600_000_000
 
 
 @pytest.mark.parametrize(
     ("time", "sent", "kept"),
     [
-        (NOW - 5_000, NOW - 1_000, NOW - 5_000),  # the way of the request is no wrong clock
-        (NOW - 3_605_000, NOW - 3_600_000, NOW - 5_000),  # an hour behind
-        (NOW + 86_395_000, NOW + 86_400_000, NOW - 5_000),  # a day ahead
-        (5_000, 10_000, NOW - 5_000),  # a clock that started in 1970
-        (NOW - 500_000_000, NOW, NOW - 500_000_000),  # sent days later, as apps without network do
-        (NOW - 5_000, 7, NOW - 5_000),  # sent before it happened: nothing to go by
-        (NOW - 5_000, "soon", NOW - 5_000),
-        (NOW - 5_000, None, NOW - 5_000),
+        (SENT_MS - 5_000, SENT_MS - 1_000, SENT_MS - 5_000),  # the way of the request is no wrong clock
+        (SENT_MS - 3_605_000, SENT_MS - 3_600_000, SENT_MS - 5_000),  # an hour behind
+        (SENT_MS + 86_395_000, SENT_MS + 86_400_000, SENT_MS - 5_000),  # a day ahead
+        (5_000, 10_000, SENT_MS - 5_000),  # a clock that started in 1970
+        (SENT_MS - 500_000_000, SENT_MS, SENT_MS - 500_000_000),  # sent days later, as apps without network do
+        (SENT_MS - 5_000, 7, SENT_MS - 5_000),  # sent before it happened: nothing to go by
+        (SENT_MS - 5_000, "soon", SENT_MS - 5_000),
+        (SENT_MS - 5_000, None, SENT_MS - 5_000),
     ],
 )
 def test_a_wrong_clock_of_a_sensors_device_is_put_right(time: int, sent: object, kept: int) -> None:
     event = {"type": "track", "event": "E", "distinct_id": "d", "time": time, "_flush_time": sent}
-    [line] = sensors.events([event], project=None, now_ms=NOW, limits=LIMITS).lines.splitlines()
+    [line] = sensors.events([event], project=None, now_ms=SENT_MS, limits=LIMITS).lines.splitlines()
     read = json.loads(line)
     assert read["time"] == kept
     assert read.get("_device_time", kept) == time

@@ -41,7 +41,9 @@ class Tab:
             locale="zh-CN",
         )
         self._page.set_default_timeout(PATIENCE_MS)
-        self._page.on("console", lambda told: self.said.append(told.text) if told.type in ("error", "warning") else None)
+        self._page.on(
+            "console", lambda told: self.said.append(told.text) if told.type in ("error", "warning") else None
+        )
         self._page.on("pageerror", lambda error: self.said.append(str(error)))
         self._page.on("request", lambda request: self.asked.append(request.url))
         self._page.goto(page.as_uri(), timeout=PATIENCE_MS)

@@ -450,6 +450,8 @@ def _warehouse(work: _Work) -> None:
     scene = work.scene
     if not scene.home.warehouse.exists():
         return
+    if work.apply:
+        _sweep(scene.home)
     with open_warehouse(scene.home, as_of=work.now, timezone=scene.timezone) as con:
         ensure_tables(con)
         if work.apply:
@@ -467,6 +469,18 @@ def _warehouse(work: _Work) -> None:
     if work.apply:
         for path in (scene.home.warehouse, scene.home.marts):
             compact(path, spare=scene.home.root / "data" / "tmp")
+
+
+def _sweep(home: Home) -> None:
+    """Remove half-written copies of whole databases that a stopped erasure or publish left."""
+    for folder, pattern in (
+        (home.root / "data" / "tmp", "*.fresh*"),
+        (home.published, "*.fresh*"),
+        (home.published, "*.tmp*"),
+    ):
+        for path in folder.glob(pattern):
+            if path.is_file():
+                path.unlink()
 
 
 def _refs(con: duckdb.DuckDBPyConnection, secret: bytes, macs: Iterable[str], traces: Traces | None) -> list[Ref]:
@@ -586,7 +600,7 @@ def _all_files(scene: Scene, *, everything: bool = False) -> Iterator[Path]:
     for path in sorted(home.root.rglob("*")):
         relative = path.relative_to(home.root).as_posix()
         left_out = any(relative == name or relative.startswith(f"{name}/") for name in _NOT_OURS)
-        if everything and relative.startswith("config/"):
+        if everything and relative.startswith(("config/", "data/tmp/")):
             left_out = False
         if left_out or path.is_symlink() or not path.is_file():
             continue

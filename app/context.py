@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -12,6 +14,9 @@ from rich.console import Console
 
 from cdp.brand import BrandConfig
 from warehouse.home import Home, home_from, load_config
+
+if TYPE_CHECKING:
+    import duckdb
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,6 +51,18 @@ def brand() -> BrandConfig:
 def config(name: str, model: type[M]) -> M:
     """One configuration file of the home, validated. Raises `ConfigError` with file and line."""
     return load_config(home(), name, model)
+
+
+@contextmanager
+def published() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the published version of the home, as readers have it, closed at the end."""
+    from warehouse.reader import connect  # verbs that read nothing need not wait for DuckDB
+
+    con = connect(home())
+    try:
+        yield con
+    finally:
+        con.close()
 
 
 def instant(text: str | None) -> datetime:

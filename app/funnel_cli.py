@@ -10,11 +10,10 @@ import typer
 from rich.table import Table
 
 from app.analytics_words import say
-from app.context import brand, config, console, errors, home
+from app.context import brand, config, console, errors, published
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from warehouse.analytics import funnel_chart, run_published, stored_steps
-from warehouse.reader import connect
 
 app = typer.Typer(no_args_is_help=True)
 _WIDTH = 24
@@ -31,11 +30,8 @@ def run(
 ) -> None:
     """Compute a funnel of config/funnels.yaml now, on the published data. Writes nothing into the warehouse."""
     funnels = config("funnels.yaml", FunnelsConfig)
-    con = connect(home())
-    try:
+    with published() as con:
         rows = run_published(con, funnels, name, timezone=brand().timezone)
-    finally:
-        con.close()
     _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 
@@ -47,8 +43,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a funnel as published with the last run."""
-    con = connect(home())
-    try:
+    with published() as con:
         if name is None:
             listed = con.execute(
                 "select funnel_id, max(entered), arg_max(rate, step_no) from marts.fct_funnel_steps"
@@ -62,8 +57,6 @@ def show(
                 console.print(f"{funnel:<32} {words}", highlight=False)
             return
         rows = stored_steps(con, name)
-    finally:
-        con.close()
     if not rows:
         raise ConfigError(f"the published version has no funnel `{name}`", hint="`cdp funnel show` lists them")
     _print(name, rows, by=by, chart=chart, as_json=as_json)

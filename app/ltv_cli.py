@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import duckdb
 import typer
 from rich.table import Table
 
 from app.analytics_words import say
-from app.context import console, home
+from app.context import console, published
 from warehouse.analytics import ltv_chart, ltv_cohorts, ltv_models, ltv_of_channels, ltv_of_person
-from warehouse.reader import connect
 
 app = typer.Typer(no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
@@ -28,15 +24,6 @@ class By(StrEnum):
     channel = "channel"
 
 
-@contextmanager
-def _published() -> Iterator[duckdb.DuckDBPyConnection]:
-    con = connect(home())
-    try:
-        yield con
-    finally:
-        con.close()
-
-
 @app.command()
 def show(
     by: Annotated[By, typer.Option("--by", help="one row per cohort (month of first purchase) or channel")] = By.cohort,
@@ -44,7 +31,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Cohort curves, or value and payback per channel of origin, with the model behind the predictions."""
-    with _published() as con:
+    with published() as con:
         models = ltv_models(con)
         rows = ltv_cohorts(con) if by is By.cohort else ltv_of_channels(con)
         if chart:
@@ -61,7 +48,7 @@ def show(
 @app.command()
 def person(person: Annotated[str, typer.Argument(help="one_id")], as_json: Json = False) -> None:
     """One customer: history, prediction with bounds, and the inputs of the model."""
-    with _published() as con:
+    with published() as con:
         found = ltv_of_person(con, person)
     if as_json:
         console.print_json(data=found, default=str)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import duckdb
 import typer
 from rich.table import Table
 
 from app import tag_library_cli
 from app.analytics_words import say
-from app.context import brand, config, console, home
+from app.context import brand, config, console, home, published
 from app.tag_library_cli import show_library
 from cdp.metrics.durations import microseconds
 from cdp.tags.config import TagsConfig
 from warehouse.analytics import explain_tag, health_rows, plan_tags, set_manual_tag
 from warehouse.connection import open_warehouse
-from warehouse.reader import connect
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(tag_library_cli.apply)
@@ -32,15 +28,6 @@ _HEALTH = (
     "high", "passed",
 )  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
-
-
-@contextmanager
-def _published() -> Iterator[duckdb.DuckDBPyConnection]:
-    con = connect(home())
-    try:
-        yield con
-    finally:
-        con.close()
 
 
 def _tags() -> TagsConfig:
@@ -57,7 +44,7 @@ def plan(
     if library:
         show_library(as_json=as_json)
         return
-    with _published() as con:
+    with published() as con:
         rows = plan_tags(con, _tags())
     if as_json:
         console.print_json(data=[asdict(row) | {"after": row.after} for row in rows])
@@ -79,7 +66,7 @@ def show(
     group: Annotated[str | None, typer.Argument(help="a tag group; default: all")] = None, as_json: Json = False
 ) -> None:
     """The tags of the published version, with how many people hold each."""
-    with _published() as con:
+    with published() as con:
         rows = con.execute(
             "select tag_group, label, kind, value, holders, wecom_group, owner from marts.dim_tags"
             " where $name is null or tag_group = $name or label = $name order by group_order, value_order",
@@ -105,7 +92,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Why a person has or has not a tag: rules, the columns they read, thresholds, history."""
-    with _published() as con:
+    with published() as con:
         found = explain_tag(con, _tags(), person, tag)
     if as_json:
         console.print_json(data=asdict(found), default=str)
@@ -142,7 +129,7 @@ def _print_rules(rules: tuple[tuple[str, str, bool | None], ...]) -> None:
 @app.command()
 def health(as_json: Json = False) -> None:
     """The newest run per tag group: published or kept, coverage, churn and the declared bounds."""
-    with _published() as con:
+    with published() as con:
         rows = health_rows(con)
     if as_json:
         console.print_json(data=[dict(zip(_HEALTH, row, strict=True)) for row in rows], default=str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -94,6 +94,22 @@ def _bands(bands: tuple[Band, ...]) -> list[str]:
     return []
 
 
+class BandedGroup(Group):
+    """A group whose values are bands of a number."""
+
+    bands: tuple[Band, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if faults := _bands(self.bands):
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def declared_values(self) -> tuple[str, ...]:
+        return tuple(band.name for band in self.bands)
+
+
 class FactGroup(Group):
     """A column or expression as it stands. *names* maps its values to tag names; others are left out when
     *only_named*."""
@@ -108,7 +124,7 @@ class FactGroup(Group):
         return tuple(dict.fromkeys(self.names.values())) if self.only_named else ()
 
 
-class StatisticGroup(Group):
+class StatisticGroup(BandedGroup):
     """A number, cut into bands. The number is an expression over features, or an aggregate over a mart's rows."""
 
     kind: Literal["statistic"]
@@ -116,17 +132,6 @@ class StatisticGroup(Group):
     source: str | None = None
     where: str | None = None
     window: Duration | None = None
-    bands: tuple[Band, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _rising(self) -> StatisticGroup:
-        if faults := _bands(self.bands):
-            raise ValueError("; ".join(faults))
-        return self
-
-    @property
-    def declared_values(self) -> tuple[str, ...]:
-        return tuple(band.name for band in self.bands)
 
 
 class FirstLastGroup(Group):
@@ -240,24 +245,13 @@ class RankingGroup(Group):
         return tuple(top.name for top in self.tops)
 
 
-class ModelGroup(Group):
+class ModelGroup(BandedGroup):
     """Bands of a model's output column of `fct_person_features` (such as `p_alive`). People a model has not scored get
     no value, and a model that failed its hold-out changes no tag."""
 
     kind: Literal["model"]
     value: str
-    bands: tuple[Band, ...] = Field(min_length=1)
     on_unpublished: Literal["keep_last", "clear"] = "keep_last"
-
-    @model_validator(mode="after")
-    def _rising(self) -> ModelGroup:
-        if faults := _bands(self.bands):
-            raise ValueError("; ".join(faults))
-        return self
-
-    @property
-    def declared_values(self) -> tuple[str, ...]:
-        return tuple(band.name for band in self.bands)
 
 
 class ImportGroup(Group):

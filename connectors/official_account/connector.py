@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from cdp.errors import CdpError, RetriableError
-from cdp.streams import POLARS_TYPES, Batch, SourceCheck, Stream
+from cdp.streams import POLARS_TYPES, Batch, Reject, SourceCheck, Stream
 from connectors.official_account.client import OfficialAccountClient
 from connectors.official_account.streams import FOLLOWERS
 from connectors.registry import SourceContext
@@ -61,21 +62,22 @@ class OfficialAccountConnector:
             if following == after:
                 raise RetriableError("Official Account `user/get`: the same page came twice", hint="run again")
             seen += len(openids)
-            yield Batch(stream.name, self._details(openids), {"next_openid": following, "seen": seen})
+            frame, rejects = self._details(openids)
+            yield Batch(stream.name, frame, {"next_openid": following, "seen": seen}, rejects)
             after = following
 
-    def _details(self, openids: Sequence[str]) -> pl.DataFrame:
-        rows: list[dict[str, Any]] = []
+    def _details(self, openids: Sequence[str]) -> tuple[pl.DataFrame, tuple[Reject, ...]]:
+        """What is known of *openids*; one of whom nothing readable came is a reject, not a follower who has left."""
+        infos: list[Any] = []
         for start in range(0, len(openids), DETAILS_PER_CALL):
-            asked = list(openids[start : start + DETAILS_PER_CALL])
-            rows += [_row(self.client.appid, info) for info in self.client.follower_details(asked)]
-        return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+            infos += self.client.follower_details(list(openids[start : start + DETAILS_PER_CALL]))
+        return read_followers(self.client.appid, openids, infos)
 
     def check(self) -> SourceCheck:
         try:
             page = self.client.followers("")
             openids = list((page.get("data") or {}).get("openid") or [])[:5]
-            frame = self._details(openids) if openids else pl.DataFrame(schema=_SCHEMA)
+            frame, _ = self._details(openids)
         except CdpError as error:
             return SourceCheck(False, (("connect", False, error.message),))
         finally:
@@ -84,17 +86,38 @@ class OfficialAccountConnector:
         return SourceCheck(True, steps, sample(frame, FOLLOWERS))
 
 
+def read_followers(appid: str, openids: Sequence[str], infos: Sequence[Any]) -> tuple[pl.DataFrame, tuple[Reject, ...]]:
+    """A row or a reject for each of *openids*, in their order. *infos*: what `user/info/batchget` answered."""
+    told = {info["openid"]: info for info in infos if isinstance(info, dict) and isinstance(info.get("openid"), str)}
+    rows, rejects = [], []
+    for number, openid in enumerate(openids, start=1):
+        if openid not in told:
+            rejects.append(Reject("no details of this follower came", json.dumps({"openid": openid}), number, "openid"))
+            continue
+        try:
+            rows.append(_row(appid, told[openid]) | {"_row_number": number})
+        except (TypeError, ValueError, OverflowError, OSError):
+            raw = json.dumps(told[openid], ensure_ascii=False, default=str)
+            rejects.append(Reject("not of the documented shape", raw, number))
+    schema = {**_SCHEMA, "_row_number": pl.Int64()}
+    return pl.DataFrame(rows, schema=schema, orient="row"), tuple(rejects)
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value not in (None, "") else None
+
+
 def _row(appid: str, info: Mapping[str, Any]) -> dict[str, Any]:
     since = info.get("subscribe_time")
     return {
         "openid": info.get("openid"),
         "appid": appid,
-        "unionid": info.get("unionid") or None,
+        "unionid": _text(info.get("unionid")),
         "subscribe": bool(info.get("subscribe")),
         "subscribed_at": datetime.fromtimestamp(since, UTC) if since else None,
-        "subscribe_scene": info.get("subscribe_scene") or None,
-        "qr_scene_str": info.get("qr_scene_str") or None,
-        "remark": info.get("remark") or None,
+        "subscribe_scene": _text(info.get("subscribe_scene")),
+        "qr_scene_str": _text(info.get("qr_scene_str")),
+        "remark": _text(info.get("remark")),
         "tag_ids": [str(tag) for tag in info.get("tagid_list") or []],
-        "language": info.get("language") or None,
+        "language": _text(info.get("language")),
     }

@@ -156,8 +156,8 @@ class WeComConnector:
 
     def _tags(self, stream: Stream) -> Batch:
         corpid = self._client.corpid
-        rows = [row for group in self._client.tag_library() for row in parse.tag_rows(group, corpid)]
-        return parse.batch(stream, rows, lambda row: row, complete=True)
+        tags = [(group, tag) for group in self._client.tag_library() for tag in group.get("tag") or ()]
+        return parse.batch(stream, tags, lambda pair: parse.tag_row(pair[0], pair[1], corpid), complete=True)
 
     def _chats(self) -> Iterator[tuple[Mapping[str, Any], Any]]:
         """Each group with its status; a group dismissed between list and read is left out."""
@@ -222,13 +222,19 @@ class WeComConnector:
         customers = sorted({row["external_contact"]["external_userid"] for row in rows})
         for start in range(0, max(len(customers), 1), CUSTOMERS_PER_BATCH):
             part = customers[start : start + CUSTOMERS_PER_BATCH]
-            tags = [row for customer in part for row in self._tags_of(customer, corpid)]
-            yield parse.batch(stream, tags, lambda row: row, complete=start + CUSTOMERS_PER_BATCH >= len(customers))
+            tags = [(customer, follow, tag) for customer in part for follow, tag in self._tags_of(customer)]
+            yield parse.batch(
+                stream,
+                tags,
+                lambda it: parse.customer_tag_row(it[0], it[1], it[2], corpid),
+                complete=start + CUSTOMERS_PER_BATCH >= len(customers),
+            )
 
-    def _tags_of(self, customer: str, corpid: str) -> list[parse.Row]:
-        """The tags of one customer; of one who has gone meanwhile, none."""
+    def _tags_of(self, customer: str) -> list[tuple[Any, Any]]:
+        """(pair, tag) of one customer; of one who has gone meanwhile, none."""
         try:
-            return parse.customer_tag_rows(self._client.contact(customer), corpid)
+            pairs = self._client.contact(customer)["follow_user"]
+            return [(follow, tag) for follow in pairs for tag in follow.get("tags") or ()]
         except WeComError as error:
             if error.kind != "DROP":
                 raise

@@ -37,9 +37,29 @@ def integer(value: Any) -> int | None:
     if value in (None, ""):
         return None
     try:
-        return int(value)
-    except (ValueError, TypeError) as error:
+        number = int(value)
+    except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableError("expected a whole number", "number") from error
+    if abs(number) >= 2**63:
+        raise UnreadableError("expected a whole number of at most 64 bits", "number")
+    return number
+
+
+def decimal_number(value: Any) -> float | None:
+    """A number that may arrive as text; None when empty. Raises `UnreadableError` otherwise."""
+    if value in (None, ""):
+        return None
+    try:
+        return float(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UnreadableError("expected a number", "number") from error
+
+
+def flag(value: Any) -> bool | None:
+    """true or false; None when missing. Raises `UnreadableError` otherwise."""
+    if value is None or isinstance(value, bool):
+        return value
+    raise UnreadableError("expected true or false", "flag")
 
 
 def text(value: Any) -> str | None:
@@ -86,21 +106,18 @@ def relation_row(item: Mapping[str, Any], corpid: str) -> Row:
     }
 
 
-def tag_rows(group: Mapping[str, Any], corpid: str) -> list[Row]:
-    """The tags of one library group."""
-    return [
-        {
-            "tag_id": _id(tag, "id"),
-            "corpid": corpid,
-            "tag_name": text(tag.get("name")),
-            "group_id": text(group.get("group_id")),
-            "group_name": text(group.get("group_name")),
-            "group_order": integer(group.get("order")),
-            "tag_order": integer(tag.get("order")),
-            "created_at": instant(tag.get("create_time")),
-        }
-        for tag in group.get("tag") or ()
-    ]
+def tag_row(group: Mapping[str, Any], tag: Mapping[str, Any], corpid: str) -> Row:
+    """One tag of a library group."""
+    return {
+        "tag_id": _id(tag, "id"),
+        "corpid": corpid,
+        "tag_name": text(tag.get("name")),
+        "group_id": text(group.get("group_id")),
+        "group_name": text(group.get("group_name")),
+        "group_order": integer(group.get("order")),
+        "tag_order": integer(tag.get("order")),
+        "created_at": instant(tag.get("create_time")),
+    }
 
 
 def group_chat_row(chat: Mapping[str, Any], status: Any, corpid: str) -> Row:
@@ -141,9 +158,9 @@ def contact_way_row(way: Mapping[str, Any], corpid: str) -> Row:
         "scene": integer(way.get("scene")),
         "remark": text(way.get("remark")),
         "state": text(way.get("state")),
-        "skip_verify": way.get("skip_verify"),
+        "skip_verify": flag(way.get("skip_verify")),
         "users": json.dumps(way.get("user") or []),
-        "is_temp": way.get("is_temp"),
+        "is_temp": flag(way.get("is_temp")),
     }
 
 
@@ -168,7 +185,7 @@ def behavior_row(day: Mapping[str, Any], userid: str, corpid: str) -> Row:
         "stat_at": instant(_id(day, "stat_time")),
         "chat_count": integer(day.get("chat_cnt")),
         "message_count": integer(day.get("message_cnt")),
-        "reply_percentage": day.get("reply_percentage"),
+        "reply_percentage": decimal_number(day.get("reply_percentage")),
         "reply_minutes": integer(day.get("avg_reply_time")),
         "negative_feedback_count": integer(day.get("negative_feedback_cnt")),
         "new_apply_count": integer(day.get("new_apply_cnt")),
@@ -176,22 +193,17 @@ def behavior_row(day: Mapping[str, Any], userid: str, corpid: str) -> Row:
     }
 
 
-def customer_tag_rows(contact: Mapping[str, Any], corpid: str) -> list[Row]:
-    """Every tag of every pair of one customer, as `get` tells it."""
-    customer = _id(contact.get("external_contact") or {}, "external_userid")
-    return [
-        {
-            "userid": _id(follow, "userid"),
-            "external_userid": customer,
-            "corpid": corpid,
-            "type": integer(tag.get("type")),
-            "tag_id": str(tag.get("tag_id") or ""),
-            "tag_name": str(tag.get("tag_name") or ""),
-            "group_name": text(tag.get("group_name")),
-        }
-        for follow in contact.get("follow_user") or ()
-        for tag in follow.get("tags") or ()
-    ]
+def customer_tag_row(customer: str, follow: Mapping[str, Any], tag: Mapping[str, Any], corpid: str) -> Row:
+    """One tag of one pair, as `get` tells it."""
+    return {
+        "userid": _id(follow, "userid"),
+        "external_userid": customer,
+        "corpid": corpid,
+        "type": integer(tag.get("type")),
+        "tag_id": str(tag.get("tag_id") or ""),
+        "tag_name": str(tag.get("tag_name") or ""),
+        "group_name": text(tag.get("group_name")),
+    }
 
 
 def batch(

@@ -71,6 +71,7 @@ def run(
     until: Annotated[
         datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="backfill: the day after the last one")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="incremental models too: everything, not what changed")] = False,
 ) -> None:
     """Make the selected models again from what has been landed and resolved. Readers see it after the next publish.
 
@@ -83,7 +84,7 @@ def run(
     names = graph.select(*(select or []))
     with _warehouse(as_of) as con:
         check_models(graph, con)
-        runs = run_models(con, graph, names, on_done=_tell, days=days)
+        runs = run_models(con, graph, names, on_done=_tell, days=days, full=full)
     console.print(f"{len(runs)} models in {sum(item.seconds for item in runs):.1f} s", highlight=False)
 
 

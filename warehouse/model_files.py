@@ -1,7 +1,8 @@
 """Reading model files: one SQL file, one table or view. Text in, a graph of models out; touches no database.
 
 A model file starts with a comment that describes its table and holds `key: value` lines (`grain`, `owner`,
-`materialized`, `unique_key`, `partition`, `schema`); then one query, whose last CTE lists the columns with a comment
+`materialized`, `unique_key`, `partition`, `schema`, and for incremental models `follows`, `scope`, `cursor`: see
+`warehouse.model_increments`); then one query, whose last CTE lists the columns with a comment
 behind each. Its folder is its layer. See `docs/guides/models.md`.
 """
 
@@ -36,7 +37,20 @@ LAYER_SCHEMAS = {
 }
 _HEADER = re.compile(r"\A\s*/\*(.*?)\*/", re.DOTALL)
 _FIELD = re.compile(r"^\s*([a-z_]+):\s*(.+?)\s*$")
-_FIELDS = ("grain", "owner", "materialized", "unique_key", "partition", "schema", "sensitivity", "description_zh")
+_FIELDS = (
+    "grain",
+    "owner",
+    "materialized",
+    "unique_key",
+    "partition",
+    "schema",
+    "sensitivity",
+    "description_zh",
+    "follows",
+    "scope",
+    "cursor",
+)
+_UPDATE = ".update.sql"  # of an incremental model: which stored rows have other values now
 _PERSONAL = re.compile(r"\s*\[personal(?::\s*(\w+))?\]\s*$")
 _MARTS = "marts"
 
@@ -72,11 +86,22 @@ class Model:
     columns: tuple[ModelColumn, ...]
     depends: tuple[str, ...]
     header: Mapping[str, str] = field(default_factory=dict)
+    update: Model | None = None  # the query of `<name>.update.sql`
     marts_places: tuple[int, ...] = ()  # where the text names the schema `marts`, last first
 
     @property
     def schema(self) -> str:
         return self.name.split(".")[0]
+
+    @property
+    def follows(self) -> str | None:
+        """The table of landing batches, or the incremental model made from them, whose changes this one takes."""
+        return self.header.get("follows")
+
+    @property
+    def scope(self) -> str | None:
+        """Condition on the rows that an incremental run makes again."""
+        return self.header.get("scope")
 
     @property
     def masked(self) -> dict[str, Mask]:
@@ -175,6 +200,8 @@ def load_models(directory: Path) -> ModelGraph:
     faults: list[str] = []
     models: dict[str, Model] = {}
     for path in sorted(directory.rglob("*.sql")):
+        if path.name.endswith(_UPDATE):
+            continue  # read with the model it belongs to
         try:
             model = read_model(path, directory)
         except ConfigError as error:
@@ -219,10 +246,17 @@ def read_model(path: Path, root: Path) -> Model:
     if materialized not in get_args(Materialized):
         line = _line_of(sql, "materialized:")
         raise ConfigError(f"{path}:{line}: `{materialized}`{nearest(materialized, get_args(Materialized))}")
-    if materialized == "incremental" and not ("unique_key" in header or "partition" in header):
-        raise ConfigError(f"{path}:1: an incremental model needs `unique_key:` or `partition:` in its header")
+    ways = ("unique_key", "partition", "follows", "scope")
+    if materialized == "incremental" and not any(way in header for way in ways):
+        raise ConfigError(f"{path}:1: an incremental model needs one of {', '.join(f'`{way}:`' for way in ways)}")
+    companion = path.with_name(f"{path.stem}{_UPDATE}")
+    update = read_model(companion, root) if companion.exists() else None
+    name = f"{schema}.{path.stem}"
+    needed = [table_name(table) for table in tables_read(tree)] + [*filter(None, [header.get("follows")])]
+    if update:
+        needed += [other for other in update.depends if other != name]
     return Model(
-        name=f"{schema}.{path.stem}",
+        name=name,
         layer=layer,
         path=path,
         sql=sql,
@@ -233,8 +267,9 @@ def read_model(path: Path, root: Path) -> Model:
         unique_key=_names(header.get("unique_key", "")),
         partition=header.get("partition"),
         columns=columns,
-        depends=tuple(dict.fromkeys(table_name(table) for table in tables_read(tree))),
+        depends=tuple(dict.fromkeys(needed)),
         header=header,
+        update=update,
         marts_places=tuple(
             sorted((table.args["db"].meta["start"] for table in tables_read(tree) if table.db == _MARTS), reverse=True)
         ),

@@ -24,6 +24,7 @@ from cdp.config import nearest
 from cdp.errors import ConfigError, FatalError
 from cdp.privacy.masking import mask_sql
 from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA, PII_SCHEMA
+from warehouse.identity_following import fill_touched_sets
 from warehouse.model_files import (
     DIALECT,
     ExternalTable,
@@ -35,6 +36,7 @@ from warehouse.model_files import (
     table_name,
     tables_read,
 )
+from warehouse.model_increments import INCREMENT_VARIABLES, Increment, plan_increment, remember
 
 __all__ = [
     "ExternalTable",
@@ -79,7 +81,8 @@ def check_against(graph: ModelGraph, schema: Schema) -> Schema:
     known = dict(schema)
     known.update({name: [column.name for column in graph.models[name].columns] for name in graph.order})
     mapping = _mapping(known)
-    faults = [fault for name in graph.order for fault in _faults(graph.models[name], known, mapping)]
+    queries = [query for name in graph.order for query in (graph.models[name], graph.models[name].update) if query]
+    faults = [fault for query in queries for fault in _faults(query, known, mapping)]
     if faults:
         raise ConfigError("\n".join(faults), hint="mend the files above; nothing has run")
     return known
@@ -106,8 +109,12 @@ def run_models(
     on_done: Callable[[ModelRun], None] | None = None,
     *,
     days: tuple[date, date] | None = None,
+    full: bool = False,
 ) -> list[ModelRun]:
     """Make the named models in dependency order and tell each by *on_done*. Idempotent.
+
+    Incremental models make what their inputs changed since their last run, all of it where that cannot be told, or with
+    *full*; the result is the same.
 
     *days* (from, to; the second not included) makes only those days of models that have a `partition:` day again and
     leaves their other days as they are; models without one are made whole. Raises `FatalError` naming model, file and
@@ -118,7 +125,7 @@ def run_models(
     for name in graph.order:
         if name not in chosen:
             continue
-        run = _run_one(con, graph.models[name], days)
+        run = _run_one(con, graph, graph.models[name], days=days, full=full)
         runs.append(run)
         if on_done:
             on_done(run)
@@ -182,11 +189,17 @@ def _sources(root: Node) -> list[str]:
     return sorted(found)
 
 
-def _run_one(con: duckdb.DuckDBPyConnection, model: Model, days: tuple[date, date] | None) -> ModelRun:
+def _run_one(
+    con: duckdb.DuckDBPyConnection, graph: ModelGraph, model: Model, *, days: tuple[date, date] | None, full: bool
+) -> ModelRun:
     started = time.perf_counter()
     if model.masked:
         _transact(con, model, _replace_unmasked)
-    _transact(con, model, partial(_make, days=days))
+    try:
+        _transact(con, model, partial(_make, graph=graph, days=days, full=full))
+    finally:
+        for variable in INCREMENT_VARIABLES:
+            con.execute(f"reset variable {variable}")
     rows = None
     if model.materialized != "view":
         rows = int(con.execute(f"select count(*) from {qualified_name(model.name)}").fetchall()[0][0])
@@ -209,10 +222,15 @@ def _transact(
         raise
 
 
-def _make(con: duckdb.DuckDBPyConnection, model: Model, *, days: tuple[date, date] | None) -> None:
-    if days and model.partition and not model.masked and _existing_kind(con, model) == "table":
+def _make(
+    con: duckdb.DuckDBPyConnection, model: Model, *, graph: ModelGraph, days: tuple[date, date] | None, full: bool
+) -> None:
+    there = _existing_kind(con, model) == "table"
+    if days and model.partition and not model.masked and there:
         _refill(con, model, days)
-    elif model.materialized == "incremental" and _existing_kind(con, model) == "table":
+    elif model.follows or model.scope:
+        _follow(con, graph, model, whole=full or not there)
+    elif model.materialized == "incremental" and there and not full:
         _merge(con, model)
     else:
         _replace(con, model)
@@ -248,6 +266,47 @@ def _published_sql(model: Model) -> str:
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
+
+
+# Tables that code fills right before a model reads them: what of it must be made again since *cursor*.
+_FILLERS = {"intermediate.touched_sets": fill_touched_sets}
+
+
+def _follow(con: duckdb.DuckDBPyConnection, graph: ModelGraph, model: Model, *, whole: bool) -> None:
+    """Make what changed since the last run, and note how far that is, all in the transaction of the caller."""
+    todo = plan_increment(con, graph, model, whole=whole)
+    for name in model.depends:
+        if name in _FILLERS and not _FILLERS[name](con, todo.cursor):
+            todo = todo.everything()
+    for variable, value in zip(INCREMENT_VARIABLES, (todo.batches, todo.cursor), strict=True):
+        con.execute(f"set variable {variable} = {'null' if value is None else value}")
+    if todo.whole:
+        _replace(con, model)
+    else:
+        _remake(con, model, todo)
+    remember(con, model, todo)
+
+
+def _remake(con: duckdb.DuckDBPyConnection, model: Model, todo: Increment) -> None:
+    """Delete the rows in the model's scope and insert those its query has there now; then update what is stored."""
+    target = qualified_name(model.name)
+    # Numbers written out, not a parameter: so the filter reaches the Parquet files, and only new batches are read.
+    numbers = ", ".join(map(str, todo.batches or ()))
+    scope = model.scope or (f"batch_seq in ({numbers})" if numbers else None)
+    if scope:
+        con.execute(
+            f"create or replace temp table _increment as select * from ({executable_sql(model)}\n) where {scope}"
+        )
+        con.execute(f"delete from {target} where {scope}")
+        con.execute(f"insert into {target} by name select * from _increment")
+        con.execute("drop table _increment")
+    if model.update:
+        [key, *values] = [column.name for column in model.update.columns]
+        settings = ", ".join(f'"{name}" = found."{name}"' for name in values)
+        con.execute(
+            f"update {target} as stored set {settings} from ({executable_sql(model.update)}\n) as found "
+            f'where stored."{key}" = found."{key}"'
+        )
 
 
 def _merge(con: duckdb.DuckDBPyConnection, model: Model) -> None:

@@ -5,6 +5,9 @@ Tracked records repeat: those with the same identifiers, source and kind on the 
 and those with one identifier alone are one row over all days. Values are raw; identity normalises them.
 grain: source, source_key
 owner: identity
+materialized: incremental
+follows: staging.stg_tracking_identifiers
+scope: not starts_with(source_key, 'tracking|') or identifier_set in (select identifier_set from staging.stg_tracking_identifiers where list_contains(getvariable('new_batches'), batch_seq))
 */
 with people as (
     select
@@ -36,20 +39,27 @@ orders as (
     where len(identifiers) > 0
 ),
 
+changed_sets as (
+    -- new batches add to the groups of the identifiers they name; all groups are made when nothing says what is new
+    select distinct identifier_set
+    from staging.stg_tracking_identifiers
+    where getvariable('new_batches') is null or list_contains(getvariable('new_batches'), batch_seq)
+),
+
 tracking as (
     select
         source,
         kind,
-        identifiers,
-        case
-            when len(identifiers) > 1 then cast(timezone(getvariable('timezone'), event_at) as date)
-        end as day,
-        min(coalesce(event_at, recorded_at)) as event_time,
-        max(coalesce(event_at, recorded_at)) as last_time,
+        day,
+        identifier_set,
+        any_value(identifiers) as identifiers,
+        min(event_time) as event_time,
+        max(last_time) as last_time,
         min(recorded_at) as recorded_at,
-        count(*) as observations
+        sum(observations) as observations
     from staging.stg_tracking_identifiers
-    group by all
+    where identifier_set in (select identifier_set from changed_sets)
+    group by source, kind, day, identifier_set
 ),
 
 tracked as (
@@ -207,6 +217,7 @@ int_identity__evidence as (
         recorded_at,  -- UTC, when we learned it
         cast(confidence as double) as confidence,  -- 0 to 1
         cast(observations as bigint) as observations,  -- how many records say so
+        md5_number_lower(concat(getvariable('salt'), cast(identifiers as varchar))) as identifier_set,  -- keyed digest of them
         identifiers  -- raw values, strongest first [personal]
     from united
 )

@@ -55,12 +55,25 @@ stg_events as (
         united.order_id,
         united.product_id,
         united.amount,
-        united.properties,  -- JSON object
+        -- What trackers put in beside the identifiers: numbers and addresses lose their middle here, so that no mart has
+        -- them; a bare number becomes null, because half of one is no JSON.
+        case
+            when regexp_matches(united.properties, '1[3-9][0-9]{9}|@')
+                then regexp_replace(
+                    regexp_replace(
+                        regexp_replace(united.properties, '(:\s*)(?:86)?1[3-9][0-9]{9}(\s*[,}\]])', '\1null\2', 'g'),
+                        '(^|[^0-9A-Za-z])((?:[+]?86)?1[3-9][0-9])[0-9]{4}([0-9]{4})($|[^0-9A-Za-z])', '\1\2****\3\4', 'g'
+                    ),
+                    '([0-9A-Za-z])[0-9A-Za-z._%+-]*(@[0-9A-Za-z.-]+[.][A-Za-z]{2,})', '\1***\2', 'g'
+                )
+            else united.properties
+        end as properties,  -- JSON object; phones and e-mail addresses in it are masked
         united.identifiers,  -- strongest first [personal]
         united.identifiers[1].type as id_type,  -- of the strongest identifier
         united.identifiers[1].scope as id_scope,  -- of the strongest identifier
         united.identifiers[1].value as id_value,  -- of the strongest identifier [personal]
-        united.recorded_at  -- UTC, when we learned it
+        united.recorded_at,  -- UTC, when we learned it
+        united.batch_seq  -- landing batch that brought it
     from united
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -105,6 +106,7 @@ def land(con: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]],
             "_batch_seq": sequence,
             "_loaded_at": LOADED,
             "_row_number": number,
+            "_row_hash": zlib.crc32(repr(sorted(row.items())).encode()) + (sequence << 32) + (number << 40),
             "_deleted": False,
         } | row
         names = ", ".join(f'"{name}"' for name in full)

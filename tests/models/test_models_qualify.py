@@ -124,7 +124,7 @@ def test_a_column_dropped_upstream_fails_the_reader(things: duckdb.DuckDBPyConne
         (("grain: thing_id\n", ""), r":1: the header has no `grain:` line"),
         (("owner: data", "ownr: data"), r":4: unknown header field `ownr`; did you mean `owner`\?"),
         (("owner: data", "owner: data\nmaterialized: tabel"), r":5: `tabel`; did you mean `table`\?"),
-        (("owner: data", "owner: data\nmaterialized: incremental"), r"needs `unique_key:` or `partition:`"),
+        (("owner: data", "owner: data\nmaterialized: incremental"), r"needs one of `unique_key:`, `partition:`"),
         (("select * from raw.things", "selec * from raw.things"), r":7: "),
         (("select * from stg_things\n", "select * from stg_things; select 1"), r"expected exactly one query"),
         (("select * from stg_things\n", "drop table raw.things"), r":\d+: "),

@@ -63,6 +63,7 @@ followed as (
         on sets.identifiers = followers.identifiers
         and followers.subscribed_at >= sets.valid_from
         and followers.subscribed_at < sets.valid_to
+    where sets.one_id is not null
 ),
 
 registered as (

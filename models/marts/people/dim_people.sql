@@ -46,7 +46,8 @@ followed as (
         min(followers.subscribed_at) as followed_at
     from staging.stg_followers as followers
     inner join intermediate.int_people__identifier_sets as sets on sets.identifiers = followers.identifiers
-    where coalesce(followers.subscribed_at, followers.recorded_at) >= sets.valid_from
+    where sets.one_id is not null
+        and coalesce(followers.subscribed_at, followers.recorded_at) >= sets.valid_from
         and coalesce(followers.subscribed_at, followers.recorded_at) < sets.valid_to
     group by sets.one_id
 ),

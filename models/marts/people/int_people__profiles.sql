@@ -37,7 +37,8 @@ placed as (
         ) as place
     from described
     inner join sets on sets.identifiers = described.identifiers
-    where coalesce(described.updated_at, described.recorded_at) >= sets.valid_from
+    where sets.one_id is not null
+        and coalesce(described.updated_at, described.recorded_at) >= sets.valid_from
         and coalesce(described.updated_at, described.recorded_at) < sets.valid_to
 ),
 

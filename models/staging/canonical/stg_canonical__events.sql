@@ -78,7 +78,8 @@ stg_canonical__events as (
         list_filter(identified.all_identifiers, lambda item: item.value is not null) as identifiers,  -- strongest first [personal]
         identified.user_id is not null and identified.anonymous_id is not null as is_login,  -- joins a visitor to an account
         false as is_unbind,  -- takes an identifier away from an account
-        identified._loaded_at as recorded_at  -- UTC, when we learned it
+        identified._loaded_at as recorded_at,  -- UTC, when we learned it
+        identified._batch_seq as batch_seq  -- landing batch that brought it
     from identified
 )
 

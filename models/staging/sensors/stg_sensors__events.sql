@@ -41,7 +41,8 @@ stg_sensors__events as (
         try_cast(coalesce(found[18], found[19]) as decimal(18, 2)) as amount,
         properties,  -- JSON object
         identifiers,  -- strongest first [personal]
-        recorded_at  -- UTC, when we learned it
+        recorded_at,  -- UTC, when we learned it
+        batch_seq  -- landing batch that brought it
     from records
 )
 

@@ -114,7 +114,8 @@ stg_sensors__records as (
         or list_contains(list_transform(mapped.named, lambda item: item.type), mapped.login_id_type)
             as is_login,  -- made while logged in, or the login itself
         mapped.type = 'track_id_unbind' as is_unbind,  -- takes an identifier away from an account
-        mapped._loaded_at as recorded_at  -- UTC, when we learned it
+        mapped._loaded_at as recorded_at,  -- UTC, when we learned it
+        mapped._batch_seq as batch_seq  -- landing batch that brought it
     from mapped
 )
 

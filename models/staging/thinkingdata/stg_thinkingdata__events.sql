@@ -1,8 +1,7 @@
 /*
 Events of ThinkingData logs, in the columns all events share. Names are kept as the source writes them.
 An event that is updated later (same name and `#event_id`) is one event: `track_update` changes single properties,
-`track_overwrite` all of them. One that counts once (`track_first`) is the first of its `#first_check_id`. What an update
-changes of an event of an earlier landing shows in marts that take on new landings only once they are built in full.
+`track_overwrite` all of them. One that counts once (`track_first`) is the first of its `#first_check_id`.
 grain: source, event_id
 owner: data
 */
@@ -40,7 +39,7 @@ folded as (
             list(coalesce(properties, '{}') order by place),
             lambda before, after: cast(json_merge_patch(before, after) as varchar)
         ) as properties,
-        arg_max(identifiers, len(identifiers)) as identifiers,
+        arg_max(identifiers, (len(identifiers), -place)) as identifiers,
         min(recorded_at) as recorded_at,
         min(batch_seq) as batch_seq  -- the event stays one of the batch that brought it first
     from overwritten

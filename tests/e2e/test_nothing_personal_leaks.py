@@ -88,6 +88,7 @@ def test_a_whole_run_leaks_nothing(whole_way: WholeWay, known: dict[str, set[byt
     assert leaks(whole_way.home.root, known) == []
 
 
+@pytest.mark.slow
 def test_nor_does_a_run_that_fails(whole_way: WholeWay, known: dict[str, set[bytes]], tmp_path: Path) -> None:
     """Rows that cannot be read, a source that refuses: what is told of them, in outcome and logs, names nobody."""
     phone = min(known["phone"]).decode()

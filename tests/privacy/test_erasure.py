@@ -44,7 +44,7 @@ from warehouse.publish import versions
 from warehouse.raw import reconcile
 from warehouse.reader import connect
 
-pytestmark = [pytest.mark.xdist_group("privacy"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("privacy"), pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ print("done", report.applied, flush=True)
 """
 
 
-@pytest.mark.parametrize("stops", [1, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stops", [1, 12])
 def test_a_killed_erasure_is_finished_by_the_next(forgotten: Forgotten, tmp_path: Path, stops: int) -> None:
     """`kill -9` at growing moments of the work; the same command again ends like an undisturbed one."""
     home = Home(tmp_path / "killed")

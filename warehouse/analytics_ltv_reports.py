@@ -25,23 +25,24 @@ def ltv_models(con: duckdb.DuckDBPyConnection, *, marts: str = "marts") -> list[
 
 def ltv_cohorts(con: duckdb.DuckDBPyConnection, *, marts: str = "marts") -> list[dict[str, Any]]:
     """One row per month of first purchase: `cohort`, `people`, and `curve`, month since -> cumulative net per person.
-    A month without purchases keeps the value of the one before."""
+    A month without purchases keeps the value of the one before; all curves end with the newest month of any."""
     rows = con.execute(
         f"""
         select strftime(cohort_month, '%Y-%m'), max(people), list(months_since order by months_since),
-            list(cumulative_net_per_person order by months_since)
+            list(cumulative_net_per_person order by months_since),
+            datediff('month', cohort_month, max(max(cohort_month + to_months(cast(months_since as int)))) over ())
         from {marts}.fct_ltv_cohorts group by cohort_month order by cohort_month
         """
     ).fetchall()
     return [
-        {"cohort": cohort, "people": people, "curve": _filled(dict(zip(months, values, strict=True)))}
-        for cohort, people, months, values in rows
+        {"cohort": cohort, "people": people, "curve": _filled(dict(zip(months, values, strict=True)), newest)}
+        for cohort, people, months, values, newest in rows
     ]
 
 
-def _filled(curve: dict[int, Any]) -> dict[int, Any]:
+def _filled(curve: dict[int, Any], newest: int) -> dict[int, Any]:
     filled, last = {}, None
-    for month in range(max(curve) + 1):
+    for month in range(newest + 1):
         last = curve.get(month, last)
         filled[month] = last
     return filled

@@ -30,8 +30,8 @@ def build_next_best(
 def product_tables(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> list[Table]:
     """Recommendations as of the variable `cut_at`, and hit rates of the same method on a time split, beside
     popularity's."""
-    quality = _quality_sql(con, settings)
-    _recommend(con, settings, until="getvariable('cut_at')", name="next_best")
+    quality, similar = _quality_sql(con, settings)
+    _recommend(con, settings, until="getvariable('cut_at')", name="next_best", similar=similar)
     return [
         Table(
             "fct_next_best_product",
@@ -52,8 +52,11 @@ def product_tables(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> 
     ]
 
 
-def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, until: str, name: str) -> None:
-    """Temp table *name*: up to `per_person` products per person, from what happened before *until* (SQL instant).
+def _recommend(
+    con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, until: str, name: str, similar: bool
+) -> None:
+    """Temp table *name*: up to `per_person` products per person, from what happened before *until* (SQL instant); of
+    the popular ones only, unless *similar*.
 
     Two products are similar by the cosine of the baskets and sessions they share. People and products are numbered
     first: the wide middle steps then sort and hash small numbers instead of text.
@@ -73,7 +76,8 @@ def _recommend(con: duckdb.DuckDBPyConnection, settings: NextBestConfig, *, unti
         scored as (
             select recent.person, similar_items.other as item,
                 cast(sum(similar_items.similarity) as bigint) / 1e9 as score
-            from recent inner join temp.next_best_similar as similar_items on similar_items.item = recent.item
+            from recent
+            inner join temp.next_best_similar as similar_items on similar_items.item = recent.item and {similar}
             group by recent.person, similar_items.other
         ),
         similar_picks as (
@@ -179,10 +183,11 @@ def _similar(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> None:
     )
 
 
-def _quality_sql(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> str:
-    """Recommend as of `hold_out_days` before the cut, and see what people then bought. Returns the result as SQL."""
+def _quality_sql(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> tuple[str, bool]:
+    """Recommend as of `hold_out_days` before the cut, and see what people then bought. Returns the result as SQL, and
+    whether neighbours are to be used: not where the best sellers alone would have hit more often."""
     split = f"(getvariable('cut_at') - to_days({settings.hold_out_days}))"
-    _recommend(con, settings, until=split, name="next_best_before")
+    _recommend(con, settings, until=split, name="next_best_before", similar=True)
     row = con.execute(
         f"""
         with bought_before as (
@@ -221,12 +226,14 @@ def _quality_sql(con: duckdb.DuckDBPyConnection, settings: NextBestConfig) -> st
         """
     ).fetchall()[0]
     people, hits, popular_hits = row
-    method = quoted("item to item on baskets and sessions, then popularity")
-    return (
+    similar = popular_hits <= hits
+    method = quoted("item to item on baskets and sessions, then popularity" if similar else "popularity")
+    query = (
         f"select {method} as method, {settings.per_person} as picks, {settings.hold_out_days} as hold_out_days,"
         f" {people}::bigint as people, {hits}::bigint as hits, {popular_hits}::bigint as popular_hits,"
         f" {hits} / nullif({people}, 0) as hit_rate, {popular_hits} / nullif({people}, 0) as popular_hit_rate"
     )
+    return query, similar
 
 
 _PICK_TEXT = (
@@ -245,11 +252,11 @@ _QUALITY_TEXT = (
     "推荐质量：一行，命中率与热销榜相比 | "
     "One row: hit rate of the recommendations on the days before the cut, beside popularity's.",
     {
-        "method": "how products are picked",
+        "method": "how products are picked: popularity alone where it hit more often",
         "picks": "recommendations per person",
         "hold_out_days": "days predicted",
         "people": "people with history who bought something new in those days",
-        "hits": "of these, bought a recommended product",
+        "hits": "of these, bought a product recommended by neighbours, then popularity",
         "popular_hits": "of these, bought one of the most popular products",
         "hit_rate": "hits ÷ people",
         "popular_hit_rate": "popular_hits ÷ people",

@@ -42,7 +42,7 @@ def print_next_steps(console: Console, home: Home) -> None:
     prefix = f"cdp --home {home.root.name}"
     console.print(
         Panel(
-            f'{prefix} sql "select * from marts.dim_tags order by holders desc"\n'
+            f"{prefix} sql --saved best_customers   # last month's ten best, with their tags\n"
             f"{prefix} identity health\n"
             f"{prefix} dev          # the Dagster UI",
             title="try next / 接下来",

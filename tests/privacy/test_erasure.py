@@ -94,7 +94,7 @@ def forgotten(tmp_path_factory: pytest.TempPathFactory) -> Forgotten:
     plant_copies(home)
     [(one_id,)] = ask(home, "select one_id from marts.dim_people where member_id = '77'")
     backup = create_backup(home, to=root / "elsewhere", now=ASKED, with_secrets=True).path
-    shutil.copytree(home.root, root / "before")
+    shutil.copytree(home.root, root / "before", symlinks=True)
     first = digest(home)
     dry = preview(scene(home), ["member_id:77"], now=ASKED)
     second = digest(home)
@@ -184,7 +184,7 @@ def test_the_request_is_kept_and_says_nothing_of_whom(forgotten: Forgotten) -> N
 def test_what_comes_again_is_suppressed_and_what_is_new_is_not(forgotten: Forgotten, tmp_path: Path) -> None:
     """The same exports and log again: counted as suppressed. A later act: a new person."""
     home = Home(tmp_path / "again")
-    shutil.copytree(forgotten.home.root, home.root)
+    shutil.copytree(forgotten.home.root, home.root, symlinks=True)
     for name, text in (("people", PEOPLE), ("orders", ORDERS), ("lines", LINES)):
         (home.inbox / f"{name}-again.csv").write_text(text, encoding="utf-8")
     folder = home.root / "data" / "collected" / "sensors"
@@ -252,7 +252,7 @@ print("done", report.applied, flush=True)
 def test_a_killed_erasure_is_finished_by_the_next(forgotten: Forgotten, tmp_path: Path, stops: int) -> None:
     """`kill -9` at growing moments of the work; the same command again ends like an undisturbed one."""
     home = Home(tmp_path / "killed")
-    shutil.copytree(forgotten.before, home.root)
+    shutil.copytree(forgotten.before, home.root, symlinks=True)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for stop in range(stops):
         child = subprocess.Popen(
@@ -279,7 +279,7 @@ def test_a_killed_erasure_is_finished_by_the_next(forgotten: Forgotten, tmp_path
 
 def test_one_identifier_of_a_person_can_go_alone(forgotten: Forgotten, tmp_path: Path) -> None:
     home = Home(tmp_path / "one")
-    shutil.copytree(forgotten.before, home.root)
+    shutil.copytree(forgotten.before, home.root, symlinks=True)
     report = erase(
         scene(home), ["phone:13612345678"], actor="dpo", reason="number is not mine", now=ASKED, whole_person=False
     )

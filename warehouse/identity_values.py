@@ -249,10 +249,10 @@ def _read_values(
     con.execute(f"""
         insert into identity.node
         select {before[0]} + row_number() over (), type, scope, value_norm, 1, null, barred, null, node_hash from (
-            select node_hash, min(out_type) as type, min(out_scope) as scope, min(value_norm) as value_norm,
-                max(barred) as barred
+            -- grouped by the texts, not `min` of them: what an aggregate keeps of texts can never go to disk
+            select node_hash, out_type as type, out_scope as scope, value_norm, max(barred) as barred
             from reading anti join (select node_hash from identity.node where epoch = 1) using (node_hash)
-            group by node_hash
+            group by node_hash, out_type, out_scope, value_norm
         )
     """)
     meaning = """reading inner join identity.node as node

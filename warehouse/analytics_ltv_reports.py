@@ -96,9 +96,13 @@ def ltv_chart(con: duckdb.DuckDBPyConnection, path: Path, *, marts: str = "marts
         alt.Chart(pl.DataFrame(rows), title="累计净消费 / cumulative net per person")
         .mark_line(point=True)
         .encode(
-            x=alt.X("months_since:Q", title="months since the first purchase"),
+            x=alt.X(
+                "months_since:Q",
+                title="首购后第几月 / months since the first purchase",
+                axis=alt.Axis(tickMinStep=1, format="d"),
+            ),
             y=alt.Y("net_per_person:Q", title=None),
-            color=alt.Color("cohort:N", title="first purchase"),
+            color=alt.Color("cohort:O", title="首购月", scale=alt.Scale(scheme="viridis")),
         )
     )
     write_chart(drawn.properties(width=620, height=340).configure(font=FONT), path, title="LTV")

@@ -115,7 +115,9 @@ def lineage(model: Annotated[str, typer.Argument(help="a model")]) -> None:
 
 @app.command()
 def docs(
-    out: Annotated[Path, typer.Option("--out", "-o", help="file to write")] = Path("dictionary.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="file to write; .md gives Markdown")] = Path(
+        "dictionary.html"
+    ),
 ) -> None:
     """Write the data dictionary: tables, columns, meaning, lineage and checks on one searchable page."""
     graph = _graph()

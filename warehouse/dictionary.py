@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from cdp.errors import ConfigError
 from warehouse.connection import MARTS_CATALOG
@@ -77,9 +77,12 @@ def read_dictionary(
 
 
 def write_dictionary(path: Path, con: duckdb.DuckDBPyConnection, graph: ModelGraph, *, expectations: Path) -> None:
-    """Write the page to *path*, with the checks of the suites in *expectations* (none where the folder is missing)."""
+    """Write the page to *path*, with the checks of the suites in *expectations* (none where the folder is missing).
+
+    A path that ends in `.md` gets the published tables as Markdown, without what changes from run to run.
+    """
     entries = read_dictionary(con, graph, checks=checks_of(expectations))
-    path.write_text(render(entries), encoding="utf-8")
+    path.write_text(render_markdown(entries) if path.suffix == ".md" else render(entries), encoding="utf-8")
 
 
 def checks_of(folder: Path) -> dict[str, list[tuple[str, str]]]:
@@ -95,16 +98,28 @@ def checks_of(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 def render(entries: Sequence[TableEntry]) -> str:
     """The page as HTML, in Chinese and English."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # what analysts read comes first, the way back to the sources after it
     layers = {layer: [entry for entry in entries if entry.schema == layer] for layer in reversed(_LAYERS)}
     ordered = [entry for layer in layers.values() for entry in layer]
-    return templates.get_template("dictionary.html.j2").render(entries=ordered, layers=layers, picture=picture(entries))
+    page = _templates().get_template("dictionary.html.j2")
+    return page.render(entries=ordered, layers=layers, picture=picture(entries))
+
+
+def render_markdown(entries: Sequence[TableEntry]) -> str:
+    """The published tables as one Markdown page."""
+    templates = _templates()
+    templates.filters["cell"] = lambda text: " ".join((text or "").replace("|", "\\|").split())
+    return templates.get_template("dictionary.md.j2").render(entries=[e for e in entries if e.schema == "marts"])
+
+
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def picture(entries: Sequence[TableEntry]) -> str:

@@ -62,7 +62,9 @@ def kill_again_and_again(world: World, kills: int, *, seed: int) -> int:
     return sum(count - 1 for count in calls.values())
 
 
-@pytest.mark.parametrize(("kills", "relations"), [(10, 800), pytest.param(200, 4_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "relations"), [(10, 800), pytest.param(200, 4_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_row_4_kill_9_at_any_moment(make_world: Make, kills: int, relations: int) -> None:
     config = settings(limits={"calls_per_second": 2000}, gates={"new_tag_people": 10**9})
     world = make_world(people(relations, 20), config=config, latency_ms={"default": 2})

@@ -23,12 +23,15 @@ AsOf = Annotated[
 ]
 
 
-def run(as_of: AsOf = None) -> None:
+def run(
+    as_of: AsOf = None,
+    full: Annotated[bool, typer.Option("--full", help="make every table anew, not only what has changed")] = False,
+) -> None:
     """Pull, land, resolve, compute, check, publish, plan, and sync as far as config/sync.yaml allows."""
     target = home()
     from app.summary import print_summary
 
-    code, steps = _run(target, instant(as_of) if as_of else None)
+    code, steps = _run(target, instant(as_of) if as_of else None, full=full)
     if code != FAILED:
         print_summary(console, target, brand(), steps)
     raise typer.Exit(code)
@@ -67,13 +70,13 @@ def dev(port: Annotated[int, typer.Option(help="port of the UI")] = 3000) -> Non
     os.execve(sys.executable, [sys.executable, "-m", *arguments], environment)  # noqa: S606 (this very program)
 
 
-def _run(target: Home, as_of: datetime | None) -> tuple[int, list[Step]]:
+def _run(target: Home, as_of: datetime | None, *, full: bool = False) -> tuple[int, list[Step]]:
     """Run the job with progress. Returns the exit code (0 ok, 1 failed, 4 some checks failed) and the steps."""
     from app.progress import shown
     from pipelines.run import run_job
 
     with shown(console) as steps:
-        outcome = run_job(target, as_of=as_of)
+        outcome = run_job(target, as_of=as_of, full=full)
     for step, reason in outcome.failed_steps.items():
         console.print(f"[red]✗ {step}[/]", highlight=False)
         console.print(reason, markup=False, highlight=False)

@@ -6,12 +6,24 @@ import dagster as dg
 
 from cdp.brand import BrandConfig
 from connectors.settings import SourcesConfig
-from pipelines.defs import activation, analytics, identity, models, publication, quality, schedules, sources, upkeep
+from pipelines.alerting import MAIN_JOB
+from pipelines.defs import (
+    activation,
+    analytics,
+    freshness,
+    identity,
+    models,
+    publication,
+    quality,
+    schedules,
+    sources,
+    upkeep,
+)
 from pipelines.resources import BrandHome
 from warehouse.expectations import load_suites
 from warehouse.home import Home, load_config
 
-JOB = "run_everything"
+JOB = MAIN_JOB
 
 
 def build_definitions(home: Home) -> dg.Definitions:
@@ -22,9 +34,10 @@ def build_definitions(home: Home) -> dg.Definitions:
     config = (
         load_config(home, "sources.yaml", SourcesConfig) if (home.config / "sources.yaml").exists() else SourcesConfig()
     )
+    zone = _brand_zone(home)
     assets = [
         *sources.source_assets(config),
-        *models.model_layers(config),
+        *models.model_layers(config, timezone=zone, job=JOB),
         identity.identity,
         *analytics.analytics_assets(),
     ]
@@ -38,19 +51,25 @@ def build_definitions(home: Home) -> dg.Definitions:
     sync = activation.activation_assets(home, config)
     page = publication.daily_page([publication.PUBLISHED, *(key for step in sync for key in step.keys)])
     everything = dg.Definitions(
-        assets=[*assets, upkeep.retention, publication.publication(checked), *sync, page],
+        assets=freshness.with_freshness(
+            [*assets, upkeep.retention, publication.publication(checked), *sync, page], zone
+        ),
         asset_checks=[
             quality.landing_reconciles,
             quality.layers_reconcile,
             *quality.suite_checks(load_suites(home.config / "expectations"), assets),
         ],
         jobs=[job],
-        schedules=[schedules.daily(job, _brand_zone(home))],
-        sensors=[schedules.files_arrived(job, home), schedules.run_failed(home)],
+        schedules=[schedules.daily(job, zone), *schedules.hourly(config, zone), schedules.backup_daily(zone)],
+        sensors=[
+            schedules.files_arrived(job, home, zone),
+            schedules.run_failed(home),
+            schedules.run_succeeded(home),
+        ],
         resources={"brand_home": BrandHome(root=str(home.root))},
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(everything, activation.activation_jobs(home, config, _brand_zone(home)))
+    return dg.Definitions.merge(everything, activation.activation_jobs(home, config, zone))
 
 
 def _brand_zone(home: Home) -> str:

@@ -10,6 +10,11 @@ from typing import Any
 
 import dagster as dg
 
+from cdp.errors import RetriableError
+
+# A step that met something that passes, such as a file in use by another process, is tried again.
+RETRIES, RETRY_SECONDS = 2, 10
+
 
 @dataclass
 class Step:
@@ -65,6 +70,12 @@ def track(
     _tell(step)
     try:
         yield Tracker(step)
+    except RetriableError as error:
+        step.state = "failed"
+        _tell(step)
+        if context.retry_number < RETRIES:
+            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from error
+        raise
     except BaseException:
         step.state = "failed"
         _tell(step)

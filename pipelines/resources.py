@@ -17,7 +17,7 @@ from warehouse.connection import open_warehouse
 from warehouse.home import Home, load_config
 
 M = TypeVar("M", bound=BaseModel)
-AS_OF_TAG = "cdp/as_of"
+AS_OF_TAG, FULL_TAG = "cdp/as_of", "cdp/full"
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
@@ -46,6 +46,10 @@ class BrandHome(dg.ConfigurableResource[None]):
         record = context.instance.get_run_record_by_id(context.run.run_id)
         started = record.start_time if record and record.start_time else None
         return datetime.fromtimestamp(started, UTC) if started else datetime.now(UTC)
+
+    def full(self, context: Context) -> bool:
+        """Whether incremental models are made anew from the beginning: the run's tag `cdp/full`."""
+        return FULL_TAG in context.run.tags
 
     @contextmanager
     def warehouse(self, context: Context) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -11,25 +11,17 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from cdp.brand import BrandConfig
 from cdp.errors import RetriableError
 from cdp.quality.alerts import Condition
-from pipelines.alerting import announce
+from pipelines.alerting import ORIGIN_TAG, FailedCheck, announce, conditions_of_checks, failed_checks
 from pipelines.build import JOB, build_definitions
-from pipelines.resources import AS_OF_TAG
+from pipelines.days import day_ended
+from pipelines.resources import AS_OF_TAG, FULL_TAG
 from pipelines.upkeep import finish_erasures
-from warehouse.home import Home
+from warehouse.home import Home, load_config
 
-ORIGIN_TAG, ORIGIN = "cdp/origin", "command line"
-
-
-@dataclass(frozen=True)
-class FailedCheck:
-    """One check that did not pass: `asset`, `name`, whether it blocks, and what it said."""
-
-    asset: str
-    name: str
-    severity: str
-    facts: Mapping[str, str]
+ORIGIN = "command line"
 
 
 @dataclass(frozen=True)
@@ -42,27 +34,27 @@ class RunOutcome:
     failed_checks: tuple[FailedCheck, ...]
 
 
-def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> RunOutcome:
-    """Run *job* on *home* and wait for it. *as_of*: the cut (UTC); default: the instant the run starts.
+def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB, full: bool = False) -> RunOutcome:
+    """Run *job* on *home* and wait for it. *as_of*: the cut (UTC); default: the instant the run starts. *full*: make
+    incremental models anew from the beginning.
 
     Erasures that were stopped are finished first.
     Run history lies in `HOME/dagster`. Failing steps and checks are in the outcome, not raised. Raises `RetriableError`
     while another `cdp run` is at work on the home.
     """
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {})
+    tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {}) | ({FULL_TAG: "1"} if full else {})
     with _alone(home), dg.DagsterInstance.get() as instance:
         _bury_dead_runs(instance)
         finish_erasures(home, now=datetime.now(UTC), locked=True)
-        result = (
-            build_definitions(home)
-            .resolve_job_def(job)
-            .execute_in_process(
-                instance=instance,
-                tags=tags,
-                raise_on_error=False,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
+        definition = build_definitions(home).resolve_job_def(job)
+        day = day_ended(as_of or datetime.now(UTC), load_config(home, "cdp.yaml", BrandConfig).timezone)
+        result = definition.execute_in_process(
+            instance=instance,
+            tags=tags,
+            partition_key=day if definition.partitions_def else None,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
     outcome = RunOutcome(
         run_id=result.run_id,
@@ -70,18 +62,9 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB) -> Run
         failed_steps={
             str(event.step_key): _reason(event) for event in result.filter_events(lambda event: event.is_step_failure)
         },
-        failed_checks=tuple(
-            FailedCheck(
-                check.asset_key.to_user_string(),
-                check.check_name,
-                check.severity.value,
-                {name: str(getattr(value, "value", value)) for name, value in check.metadata.items()},
-            )
-            for check in result.get_asset_check_evaluations()
-            if not check.passed
-        ),
+        failed_checks=failed_checks(result.get_asset_check_evaluations()),
     )
-    announce(home, conditions_of(outcome))
+    announce(home, conditions_of(outcome), job=job)
     return outcome
 
 
@@ -111,17 +94,7 @@ def conditions_of(outcome: RunOutcome) -> list[Condition]:
     steps = [
         Condition(key=f"step {name}", level="error", text=reason[:300]) for name, reason in outcome.failed_steps.items()
     ]
-    checks = [
-        Condition(
-            key=f"{check.asset} {check.name}",
-            level="error" if check.severity == "ERROR" else "warn",
-            text=f"{check.asset} {check.name}: {check.facts.get('observed') or check.facts.get('error') or 'failed'}"[
-                :300
-            ],
-        )
-        for check in outcome.failed_checks
-    ]
-    return [*steps, *checks]
+    return [*steps, *conditions_of_checks(outcome.failed_checks)]
 
 
 def _reason(event: dg.DagsterEvent) -> str:

@@ -9,6 +9,7 @@ import dagster as dg
 import duckdb
 
 import models
+from pipelines.days import asked_days, brand_days
 from pipelines.progress import track
 from pipelines.resources import BrandHome
 from warehouse.models import (
@@ -42,18 +43,30 @@ def model_assets(
     names: Sequence[str],
     *,
     known: Mapping[str, Sequence[dg.AssetKey]],
+    timezone: str,
+    job: str,
     before: Before | None = None,
     also_after: Iterable[dg.AssetKey] = (),
 ) -> dg.AssetsDefinition:
     """A step that makes the models *names*. *known*: relations that no model makes -> the assets that give them.
 
-    *before* runs on the same connection first. *also_after*: assets the step must wait for without reading them.
+    *before* runs on the same connection first. *also_after*: assets the step must wait for without reading them. Models
+    with a `partition:` day are partitioned by the brand's days (*timezone*): a run of *job* makes what has changed, and
+    any other run (a backfill) makes the days it was asked for again and nothing else of them.
     """
     graph = model_graph()
     extra = list(also_after)
 
-    @dg.multi_asset(name=step, specs=[_spec(graph, graph[name], known, extra) for name in names], pool="warehouse")
+    @dg.multi_asset(
+        name=step,
+        specs=[_spec(graph, graph[name], known, extra, timezone) for name in names],
+        pool="warehouse",
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
     def build(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterator[dg.MaterializeResult[Any]]:
+        chosen = [name for name in names if key_of(name) in context.selected_asset_keys]
+        backfill = context.run.job_name != job and any(graph[name].partition for name in chosen)
         with track(context, step.replace("_", " ")) as tracker, brand_home.warehouse(context) as con:
             if before:
                 before(con, brand_home)
@@ -62,9 +75,10 @@ def model_assets(
 
             def one_done(run: ModelRun) -> None:
                 done.append(run)
-                tracker(len(done), len(names), run.name)
+                tracker(len(done), len(chosen), run.name)
 
-            run_models(con, graph, names, one_done)
+            days = asked_days(context) if backfill else None
+            run_models(con, graph, chosen, one_done, days=days, full=brand_home.full(context))
             tracker.note(models=len(done), rows=sum(run.rows or 0 for run in done))
             for run in done:
                 yield _result(con, graph, run, column_lineage(graph, run.name, schema))
@@ -73,7 +87,11 @@ def model_assets(
 
 
 def _spec(
-    graph: ModelGraph, model: Model, known: Mapping[str, Sequence[dg.AssetKey]], extra: Sequence[dg.AssetKey]
+    graph: ModelGraph,
+    model: Model,
+    known: Mapping[str, Sequence[dg.AssetKey]],
+    extra: Sequence[dg.AssetKey],
+    timezone: str,
 ) -> dg.AssetSpec:
     deps: set[dg.AssetKey] = set(extra)
     for name in model.depends:
@@ -88,6 +106,7 @@ def _spec(
         kinds={"duckdb", "sql", "view" if model.materialized == "view" else "table"},
         description=f"{model.description}\n\ngrain: {', '.join(model.grain)}",
         metadata={"dagster/column_schema": dg.TableSchema(columns=columns)},
+        partitions_def=brand_days(timezone) if model.partition else None,
     )
 
 

@@ -29,16 +29,21 @@ def tell(
     brand: str,
     locale: Literal["zh", "en"],
     rules: AlertRules,
+    about: Callable[[str], bool] | None = None,
 ) -> list[Alert]:
     """Send one message about what began, lasts or ended since the last call; nothing when nothing did.
 
-    *conditions*: everything wrong now, from all of the run. What *send* raises goes on to the caller; then nothing is
+    *conditions*: everything wrong now, from all of the run. *about*: which conditions, by key, such a run can tell of
+    (default: all); the others stay remembered as they are. What *send* raises goes on to the caller; then nothing is
     remembered, and the next call tells it again. A memory that cannot be read counts as empty.
     """
-    alerts, memory = decide(conditions, _remembered(home), now=now, rules=rules)
+    remembered = _remembered(home)
+    before = {key: known for key, known in remembered.items() if about is None or about(key)}
+    others = {key: known for key, known in remembered.items() if key not in before}
+    alerts, memory = decide(conditions, before, now=now, rules=rules)
     if alerts:
         send(compose(alerts, brand=brand, locale=locale, limit=MESSAGE_BYTES))
-    _remember(home, memory)
+    _remember(home, others | memory)
     return alerts
 
 

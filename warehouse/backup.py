@@ -40,7 +40,6 @@ from cdp.config import Strict
 from cdp.errors import ConfigError, FatalError, RetriableError
 from warehouse.connection import open_guard
 from warehouse.home import Home
-from warehouse.privacy_ledger import PrivacyLedger
 
 Part = Literal["warehouse", "landing", "inbox", "sync", "config", "secrets"]
 PARTS: tuple[Part, ...] = get_args(Part)  # in the order they are written
@@ -58,7 +57,7 @@ _CHUNK = 4 * 1024**2
 # What each part replaces in a home: folders, and files with the side files a database keeps beside them.
 _TARGETS: dict[Part, tuple[str, ...]] = {
     "warehouse": ("data/warehouse.duckdb",),
-    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected", "data/forgotten.json"),
+    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected"),
     "inbox": ("inbox",),
     "sync": ("data/sync.sqlite", "data/plans"),
     "config": ("dagster/dagster.yaml", "config"),
@@ -169,7 +168,6 @@ def create_backup(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     _record(home, final, manifest)
-    PrivacyLedger(home).write_list()  # beside the archive: who was forgotten stays so when it is restored
     missing = tuple(part for part in wanted if part not in manifest.parts)
     return BackupReport(final, manifest, missing, time.perf_counter() - started)
 
@@ -227,6 +225,14 @@ def restore_backup(
 def default_folder(home: Home) -> Path:
     """Where backups go when nobody says otherwise: inside the home, so copy them to another machine."""
     return home.root / "backups"
+
+
+def prune_backups(folder: Path, *, keep: int) -> int:
+    """Delete all archives in *folder* but the newest *keep*; returns how many went. Other files stay."""
+    archives = sorted(folder.glob(f"cdp-*{SUFFIX}"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    for path in archives[: max(len(archives) - keep, 0)]:
+        path.unlink()
+    return max(len(archives) - keep, 0)
 
 
 def last_backup(home: Home) -> BackupRecord | None:

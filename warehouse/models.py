@@ -321,10 +321,15 @@ def _merge(con: duckdb.DuckDBPyConnection, model: Model) -> None:
 
 
 def _refill(con: duckdb.DuckDBPyConnection, model: Model, days: tuple[date, date]) -> None:
-    """Delete the rows of *days* and insert what the query says of them now."""
+    """Delete the rows of *days* and insert what the query says now; a row that moved here leaves its former day."""
     target, within = qualified_name(model.name), f'"{model.partition}" >= ? and "{model.partition}" < ?'
-    con.execute(f"delete from {target} where {within}", list(days))
-    con.execute(f"insert into {target} by name select * from ({executable_sql(model)}\n) where {within}", list(days))
+    grain = ", ".join(f'"{column}"' for column in model.grain)
+    con.execute(
+        f"create or replace temp table _days as select * from ({executable_sql(model)}\n) where {within}", list(days)
+    )
+    con.execute(f"delete from {target} where {within} or ({grain}) in (select ({grain}) from _days)", list(days))
+    con.execute(f"insert into {target} by name select * from _days")
+    con.execute("drop table _days")
 
 
 def _existing_kind(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import dagster as dg
 import duckdb
@@ -16,21 +17,24 @@ from warehouse.raw import register_raw
 from warehouse.sync_export import register_sync
 from warehouse.sync_ledger import SyncLedger
 
+LAYERS = ("staging", "identity", "marts", "analytics")
 LTV_KEY = dg.AssetKey(["marts", "fct_ltv_people"])
 
 
-def model_layers(config: SourcesConfig) -> list[dg.AssetsDefinition]:
-    """Steps `staging_models`, `identity_evidence`, `marts_models` and `feature_models`."""
+def model_layers(config: SourcesConfig, *, timezone: str, job: str) -> list[dg.AssetsDefinition]:
+    """Steps `staging_models`, `identity_evidence`, `marts_models` and `feature_models`; see `model_assets`."""
     graph = model_graph()
     raw = _raw_relations(config)
     identity = {f"identity.{table}": [identity_key(table)] for table in IDENTITY_TABLES}
     known: Mapping[str, Sequence[dg.AssetKey]] = {**raw, **identity, "marts.fct_ltv_people": [LTV_KEY]}
     every_raw = sorted({key for keys in raw.values() for key in keys}, key=lambda key: key.to_user_string())
+    layers = {layer: [name for name in graph.order if graph[name].layer == layer] for layer in LAYERS}
+    make = partial(model_assets, known=known, timezone=timezone, job=job)
     return [
-        model_assets("staging_models", graph.select("staging"), known=known, before=_register, also_after=every_raw),
-        model_assets("identity_evidence", graph.select("identity"), known=known),
-        model_assets("marts_models", [name for name in graph.order if graph[name].layer == "marts"], known=known),
-        model_assets("feature_models", [name for name in graph.order if graph[name].layer == "analytics"], known=known),
+        make("staging_models", layers["staging"], before=_register, also_after=every_raw),
+        make("identity_evidence", layers["identity"]),
+        make("marts_models", layers["marts"]),
+        make("feature_models", layers["analytics"]),
     ]
 
 

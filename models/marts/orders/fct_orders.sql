@@ -3,6 +3,7 @@ Orders of every shop and channel, one row each however many sources report it.
 description_zh: 订单：每单一行
 grain: order_key
 owner: data
+partition: ordered_date
 */
 with refunds as (
     select order_key, sum(amount) as amount, max(refunded_at) as refunded_at
@@ -48,6 +49,8 @@ fct_orders as (
         owned.status,  -- created, paid, shipped, done, closed, refunded
         owned.is_paid,  -- money came in (it may have gone back since)
         owned.ordered_at,  -- UTC
+        cast(timezone(getvariable('timezone'), coalesce(owned.ordered_at, owned.paid_at, owned.recorded_at)) as date)
+            as ordered_date,  -- in the brand's zone
         owned.paid_at,  -- UTC
         cast(timezone(getvariable('timezone'), owned.paid_at) as date) as paid_date,  -- in the brand's zone
         owned.amount,  -- paid, gross of refunds

@@ -25,7 +25,8 @@ from cdp.identity.graph import (
     TypeTable,
 )
 from cdp.identity.lasting import Frozen, Holdings, assign
-from warehouse.identity_graph import Loaded, columns, handed_over
+from warehouse.identity_frames import columns, handed_over
+from warehouse.identity_graph import Loaded
 from warehouse.identity_values import hash_mac
 
 PERSON, SHARED_KIND, RELAY_KIND, EXPIRED_KIND = range(4)

@@ -14,6 +14,7 @@ from cdp.errors import FatalError
 from cdp.identity.graph import KINDS
 from cdp.identity.normalise import normalise, sm3
 from cdp.identity.rules import HashOf, IdentityRules
+from warehouse.identity_frames import handed_over
 
 
 def sixty_four_bits(*parts: str) -> str:
@@ -283,15 +284,17 @@ def _normalised(con: duckdb.DuckDBPyConnection, rules: IdentityRules, *, run: in
     for begin in range(0, _count(con, "fresh"), VALUES_AT_ONCE):
         part = f"from fresh where place > {begin} and place <= {begin + VALUES_AT_ONCE}"
         frame = pl.DataFrame(con.sql(part).to_arrow_table())
-        con.register("values_read", normalise(frame, rules, today=as_of.date()).to_arrow())
-        con.execute(f"""insert into reading
-            select value_hash, type, scope, value, out_type, out_scope, value_norm, barred,
-                {sixty_four_bits("out_type", "out_scope", "value_norm")}
-            from values_read where reason is null""")
-        con.execute(f"""insert into identity.rejects
-            select value_hash, type, scope, value, reason, {run} from values_read where reason is not null""")
-        rejected += int(con.execute("select count(*) from values_read where reason is not null").fetchall()[0][0])
-        con.unregister("values_read")
+        read = normalise(frame, rules, today=as_of.date())
+        good, bad = read.filter(pl.col("reason").is_null()), read.filter(pl.col("reason").is_not_null())
+        with handed_over(con, "values_read", len(good), good.__getitem__):
+            con.execute(f"""insert into reading
+                select value_hash, type, scope, value, out_type, out_scope, value_norm, barred,
+                    {sixty_four_bits("out_type", "out_scope", "value_norm")}
+                from values_read""")
+        with handed_over(con, "values_read", len(bad), bad.__getitem__):
+            con.execute(f"""insert into identity.rejects
+                select value_hash, type, scope, value, reason, {run} from values_read""")
+        rejected += len(bad)
     con.execute("drop table fresh")
     return rejected
 

@@ -23,7 +23,6 @@ _NULLS = ("NULL", "null", "\\N", "<NULL>")
 # Columns a rule may name although no file has them.
 PSEUDO = ("_row", "_file", "_occurrence")
 _SCIENTIFIC = r"^\d(\.\d+)?[eE]\+\d{1,3}$"
-_WRAPPED = r"^=\"(.*)\"$"
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,21 @@ def cleaned(column: pl.Series, nulls: Sequence[str] = ()) -> pl.Series:
     if column.dtype != pl.String:
         return column
     text = trimmed(column)
-    if text.str.starts_with("=").any():
-        text = trimmed(text.str.replace(_WRAPPED, "$1"))
+    if text.str.starts_with('="').any():
+        text = trimmed(_unwrapped(text))
     if text.str.starts_with("'").any():
         text = trimmed(text.str.replace("^'", ""))
     nothing = text.is_in([*_NULLS, *nulls])
     return text.set(nothing, None) if nothing.any() else text
+
+
+def _unwrapped(text: pl.Series) -> pl.Series:
+    """What Excel shows of `="…"`."""
+    whole = text.name
+    cell = pl.col(whole)
+    wrapped = cell.str.starts_with('="') & cell.str.ends_with('"') & (cell.str.len_bytes() > 2)
+    inner = cell.str.strip_prefix('="').str.strip_suffix('"')
+    return text.to_frame().select(pl.when(wrapped).then(inner).otherwise(cell).alias(whole)).to_series()
 
 
 def _column(

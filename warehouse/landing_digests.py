@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 Digests = npt.NDArray[np.uint64]
@@ -24,31 +23,43 @@ _ANY_MARK = f"[{''.join(_MARKS)}]"
 
 def digests(texts: pa.Array) -> Digests:
     """The digest of each of *texts*; null counts as empty."""
-    filled = pc.fill_null(texts, "") if texts.null_count else texts
-    cells = filled.cast(pa.large_binary()).to_pylist()
+    series = pl.Series(texts)
+    return _digests(series.fill_null("") if series.null_count() else series)
+
+
+def _digests(texts: pl.Series) -> Digests:
+    cells = texts.cast(pl.Binary).to_list()  # far cheaper than out of Arrow
     return np.fromiter(map(xxhash.xxh3_64_intdigest, cells), np.uint64, len(cells))
 
 
 def row_digests(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     """The digest of the cells of *columns* in each row; an empty cell is told from a missing one."""
-    names = [str(place) for place in range(len(columns))]
-    filled = [
-        _text(frame[column]).alias(name)
-        for name, column in zip(names, columns, strict=True)
+    cells = {
+        str(place): _text(frame[column]).alias(str(place))
+        for place, column in enumerate(columns)
         if frame[column].null_count() < frame.height
-    ]
-    if not filled:
-        constant = _BETWEEN.join([_MISSING] * len(names))
+    }
+    if not cells:
+        constant = _BETWEEN.join([_MISSING] * len(columns))
         return pl.Series([xxhash.xxh3_64_intdigest(constant.encode())] * frame.height, dtype=pl.UInt64())
-    texts = pl.DataFrame(filled)
-    cells = [
-        (pl.col(name).fill_null(_MISSING) if texts[name].null_count() else pl.col(name))
-        if name in texts.columns
-        else pl.lit(_MISSING)
-        for name in names
-    ]
-    joined = texts.select(pl.concat_str(cells, separator=_BETWEEN)).to_series()
-    return pl.Series(digests(joined.to_arrow()), dtype=pl.UInt64())
+    return pl.Series(_digests(_joined(pl.DataFrame(list(cells.values())), len(columns))), dtype=pl.UInt64())
+
+
+def _joined(texts: pl.DataFrame, width: int) -> pl.Series:
+    """One text a row, of *width* cells; those not in *texts* (columns named by their place) are missing."""
+    parts: list[pl.Expr] = []
+    between = ""  # what stands between two cells, missing ones included, is one text: most columns are empty
+    for place in range(width):
+        mark = _BETWEEN if place else ""
+        name = str(place)
+        if name not in texts.columns:
+            between += mark + _MISSING
+            continue
+        parts += [pl.lit(between + mark)] if between + mark else []
+        parts.append(pl.col(name).fill_null(_MISSING) if texts[name].null_count() else pl.col(name))
+        between = ""
+    parts += [pl.lit(between)] if between else []
+    return texts.select(pl.concat_str(parts)).to_series()
 
 
 def _text(column: pl.Series) -> pl.Series:

@@ -13,6 +13,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,9 +253,11 @@ def _read_csv(text: Text, settings: FileStream, name: str) -> Iterator[Part]:
     given = settings.header if isinstance(settings.header, list) else None
     names, above = (given, settings.skip_rows) if given else _header(text.path, delimiter, settings.skip_rows)
     names = unique_names(names, name)
-    rows = _regular(text.path, delimiter, len(names), above)
-    whole = None if rows is None else _read_fast(text.path, delimiter, names, above)
-    if whole is None or whole.height != rows:
+    with ThreadPoolExecutor(1) as pool:  # NumPy and Polars both let go of the interpreter
+        counted = pool.submit(_regular, text.path, delimiter, len(names), above)
+        whole = _read_fast(text.path, delimiter, names, above)
+        rows = counted.result()
+    if rows is None or whole is None or whole.height != rows:
         yield from _read_exactly(text.path, delimiter, names, above)
         return
     yield from _parts(_numbered(whole, above + 1))

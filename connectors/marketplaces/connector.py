@@ -13,7 +13,7 @@ from cdp.errors import CdpError, FatalError
 from cdp.streams import Batch, Reject, SourceCheck, Stream
 from connectors import canonical
 from connectors.files.discover import Found, find, raise_all, unread
-from connectors.files.reader import encoding_of
+from connectors.files.reader import Part, encoding_of
 from connectors.marketplaces.profile import Profile, load_profiles, profile_called
 from connectors.marketplaces.rows import canonical_rows, siblings
 from connectors.marketplaces.tables import ROW, Table, tables
@@ -82,19 +82,22 @@ class ShopExportConnector:
         raise_all(faults)
 
     def _batches(self, stream: Stream, found: Found, before: Mapping[str, Any]) -> Iterator[Batch]:
-        """The whole of each table at once: the rows of one order may stand anywhere in it."""
+        """Its tables in parts; where a row is an item, each as a whole: an order's rows may stand anywhere in it."""
         known = tables(found.path, self.profiles, name=found.name, only=self.settings.sheets)
         wanted = [table for table in known if stream.name in table.profile.streams]
         if not wanted:
             yield Batch(stream.name, pl.DataFrame(), found.state, (), found.name)
         for place, table in enumerate(wanted, start=1):
-            part = table.read()
-            state = found.state if place == len(wanted) else before
-            if not part.frame.height:
-                yield Batch(stream.name, pl.DataFrame(), state, part.rejects, found.name)
-                continue
-            rows = canonical_rows(stream, table, part, shop=self.settings.shop)
-            yield Batch(stream.name, rows.frame, state, (*part.rejects, *rows.rejects), found.name, known=rows.known)
+            whole = table.profile.grain == "item" or table.profile.counts_rows(stream.name)
+            for part in [table.read()] if whole else table.parts():
+                state = found.state if part.last and place == len(wanted) else before
+                yield self._batch(stream, table, part, state)
+
+    def _batch(self, stream: Stream, table: Table, part: Part, state: Mapping[str, Any]) -> Batch:
+        if not part.frame.height:
+            return Batch(stream.name, pl.DataFrame(), state, part.rejects, table.name)
+        rows = canonical_rows(stream, table, part, shop=self.settings.shop)
+        return Batch(stream.name, rows.frame, state, (*part.rejects, *rows.rejects), table.name, known=rows.known)
 
     def preview(self, path: Path) -> list[Preview]:
         """Everything about the tables of a file short of landing them. Raises `FatalError` when it cannot be read."""

@@ -88,6 +88,10 @@ class Profile(Strict):
         wanted = [[item] if isinstance(item, str) else item for item in self.requires]
         return [" | ".join(options) for options in wanted if not have & {_plain(option) for option in options}]
 
+    def counts_rows(self, stream: str) -> bool:
+        """Whether rules of *stream* count rows that are alike (`_occurrence`), which takes the whole table."""
+        return any("_occurrence" in _inputs(rule) for rule in self.streams[stream].columns.values())
+
     def reads(self, names: Sequence[str]) -> list[str]:
         """The columns of a header that this profile makes something of."""
         rules = [rule for stream in self.streams.values() for rule in stream.columns.values()]

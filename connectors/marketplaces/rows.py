@@ -60,7 +60,10 @@ def canonical_rows(stream: Stream, table: Table, part: Part, *, shop: str) -> Ro
 
 def _raws(frame: pl.DataFrame, numbers: Sequence[int | None]) -> dict[int | None, str]:
     """Row number -> the row as it came, as JSON."""
-    rows = frame.filter(pl.col(ROW).is_in([number for number in numbers if number is not None]))
+    wanted = [number for number in numbers if number is not None]
+    if not wanted:
+        return {}
+    rows = frame.filter(pl.col(ROW).is_in(wanted))
     return dict(zip(rows[ROW], rows.drop(ROW).write_ndjson().splitlines(), strict=True))
 
 
@@ -147,6 +150,8 @@ def _without_totals(
         return prepared, []
     key = source_of(rule)
     totals = cleaned(prepared[key], profile.nulls).str.contains(_TOTALS).fill_null(False)
+    if not totals.any():
+        return prepared, []
     reason = f"a row of totals, not an order: `{key}` says so; leave it out"
     raws = _raws(frame, prepared.filter(totals)[ROW].to_list())
     rejects = [Reject(reason, raw, number, key) for number, raw in raws.items()]
@@ -168,7 +173,8 @@ def _without_masks(frame: pl.DataFrame, columns: Mapping[str, ProfileColumn], pr
 
 
 def _same_rows(frame: pl.DataFrame, mapped: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(pl.col(ROW).is_in(mapped[ROW].implode()))
+    """The rows of *frame* that are left in *mapped*, which holds no others."""
+    return frame if frame.height == mapped.height else frame.filter(pl.col(ROW).is_in(mapped[ROW].implode()))
 
 
 def _with_values(
@@ -181,12 +187,15 @@ def _with_values(
         source = source_of(rule)
         words = _same_rows(frame, mapped)[source]
         text = typed(cleaned(words, profile.nulls), "text")
-        result = text.replace_strict(rule.map or {"": None}, default=None, return_dtype=pl.String)
-        for part, value in (rule.contains or {}).items():
-            hit = text.str.contains(part, literal=True) & result.is_null()
-            result = result.to_frame("x").select(pl.when(hit).then(pl.lit(value)).otherwise(pl.col("x"))).to_series()
+        meanings = {word: _meaning(word, rule) for word in text.unique() if word is not None} or {"": None}
+        result = text.replace_strict(meanings, default=None, return_dtype=pl.String)
         mapped = mapped.with_columns(result.alias(target), words.alias(source))
     return mapped
+
+
+def _meaning(word: str, rule: ProfileColumn) -> str | None:
+    exact = (rule.map or {}).get(word)
+    return exact or next((value for part, value in (rule.contains or {}).items() if part in word), None)
 
 
 def _where_said(mapped: pl.DataFrame, frame: pl.DataFrame, columns: Mapping[str, ProfileColumn]) -> pl.DataFrame:

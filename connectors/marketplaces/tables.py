@@ -35,11 +35,19 @@ class Table:
     above: int
     strange: tuple[Reject, ...] = ()
 
+    def parts(self) -> Iterator[Part]:
+        """Its rows in parts of bounded size, source columns as text; rows without any cell are left out."""
+        strange = self.strange
+        for part in read(self.path, _settings(self.sheet, self.delimiter, self.above), name=self.name):
+            frame = _without_blank_rows(part.frame.drop(REASON, strict=False))
+            yield Part(frame, (*strange, *part.rejects), part.last)
+            strange = ()
+
     def read(self) -> Part:
-        """All its rows as one part, source columns as text; rows without any cell are left out."""
-        parts = list(read(self.path, _settings(self.sheet, self.delimiter, self.above), name=self.name))
-        frame = pl.concat([part.frame for part in parts], how="diagonal_relaxed").drop(REASON, strict=False)
-        return Part(_without_blank_rows(frame), (*self.strange, *(reject for part in parts for reject in part.rejects)))
+        """All its rows as one part."""
+        parts = list(self.parts())
+        frame = pl.concat([part.frame for part in parts], how="diagonal_relaxed")
+        return Part(frame, tuple(reject for part in parts for reject in part.rejects))
 
 
 def _without_blank_rows(frame: pl.DataFrame) -> pl.DataFrame:

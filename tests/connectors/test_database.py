@@ -129,6 +129,55 @@ def test_a_pull_ends_before_the_sources_clock_less_the_lag(members: Table) -> No
     assert brand.land("crm")["people"].landed == 2
 
 
+@pytest.mark.parametrize("kind", ["postgres", "mysql"])
+def test_a_transaction_held_open_over_a_pull_is_not_lost(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Its rows bear the time of the statement, and are seen once committed: later, and behind rows read before.
+
+    Within the lag nothing is read past them; one held open for longer than the lag is brought by a full pull.
+    """
+    server: Server = request.getfixturevalue({"postgres": "postgres", "mysql": "mariadb"}[kind])
+    connect = server.postgres if kind == "postgres" else server.mysql
+    user = {"postgres": "postgres", "mysql": "root"}[kind]
+    where = f"host: {server.host}\n    port: {server.port}\n    user: {user}\n    timezone: UTC"
+    with connect() as setup:
+        database = "postgres" if kind == "postgres" else "late"
+        if kind == "mysql":
+            setup.cursor().execute("create database if not exists late")
+    yaml = f"sources:\n  crm:\n    connector: {kind}\n    lag: LAG\n    {where}\n    database: {database}"
+    stamp = "timestamp(6)" if kind == "postgres" else "datetime(6)"
+    with connect(database) as quick, connect(database) as slow:
+        quick.cursor().execute("drop table if exists held")
+        quick.cursor().execute(f"create table held (id bigint primary key, phone text, updated_at {stamp})")
+        yaml += _STREAM.format(more="nulls: []").replace("table: members", "table: held")
+        brand = Brand(tmp_path, yaml.replace("LAG", "5m"))
+        later = Brand(tmp_path, yaml.replace("LAG", "0s"))  # as if the lag had gone by meanwhile
+
+        def members() -> list[str]:
+            return sorted(row[0] for row in brand.latest("canonical__people", "member_id"))
+
+        quick.cursor().execute("insert into held values (1, 'before', '2026-01-01')")
+        assert brand.land("crm")["people"].landed == 1
+        slow.cursor().execute("begin")
+        slow.cursor().execute("insert into held values (2, 'held open', now())")
+        quick.cursor().execute("insert into held values (3, 'quick', now())")
+        assert brand.land("crm")["people"].received == 0, "nothing as young as the lag is read, so nothing is passed by"
+        slow.cursor().execute("commit")
+        assert later.land("crm")["people"].landed == 2
+        assert members() == ["1", "2", "3"]
+
+        slow.cursor().execute("begin")
+        slow.cursor().execute("update held set phone = 'longer than the lag', updated_at = now() where id = 1")
+        quick.cursor().execute("insert into held values (4, 'quick', now())")
+        assert later.land("crm")["people"].landed == 1
+        slow.cursor().execute("commit")
+        assert later.land("crm")["people"].received == 0, "it stands behind the place that was reached"
+        report = later.land("crm", full=True)["people"]
+        assert (report.received, report.landed, report.duplicates) == (4, 1, 3)
+        assert dict(brand.latest("canonical__people", "member_id, phone"))["1"] == "longer than the lag"
+
+
 def test_a_full_pull_changes_nothing_that_did_not_change(members: Table) -> None:
     _fill(members, 15)
     brand = members.brand()

@@ -58,15 +58,16 @@ def check(name: _NAME) -> None:
 
 @app.command()
 def status(name: Annotated[str | None, typer.Argument(help="only this source")] = None) -> None:
-    """What landed, stream by stream: received = landed + duplicates + rejected, and how the last try went."""
+    """What landed, stream by stream, and how the last try went.
+
+    received = landed + duplicates + rejected + suppressed (people who asked to be forgotten).
+    """
     ledger = LandingLedger(home().landing_ledger)
     by_stream: dict[tuple[str, str], list[BatchRecord]] = defaultdict(list)
     for record in ledger.batches(name):
         by_stream[record.source, record.stream].append(record)
     attempts = ledger.attempts()
-    table = Table(
-        "source", "stream", "received", "landed", "duplicates", "rejected", "deleted", "batches", "last", "state"
-    )
+    table = Table("source", "stream", *_COUNTS, "batches", "last", "state")
     for source, stream in sorted(set(by_stream) | {key for key in attempts if name in (None, key[0])}):
         records = by_stream[source, stream]
         started, ended, error = attempts.get((source, stream), ("", "", None))
@@ -84,7 +85,7 @@ def status(name: Annotated[str | None, typer.Argument(help="only this source")] 
         console.print(f"… and {len(drift) - 20} more new columns")
 
 
-_COUNTS = ("received", "landed", "duplicates", "rejected", "deleted")
+_COUNTS = ("received", "landed", "duplicates", "rejected", "suppressed", "deleted")
 
 
 @app.command()
@@ -181,6 +182,7 @@ def told(report: LandingReport) -> None:
     console.print(
         f"{report.source}.{report.stream}: {report.received:,} received = {report.landed:,} landed"
         f" + {report.duplicates:,} duplicates + {report.rejected:,} rejected"
+        + (f" + {report.suppressed:,} suppressed" if report.suppressed else "")
         + (f"; {report.deleted:,} marked deleted" if report.deleted else "")
         + f" ({report.seconds:.1f} s)"
     )

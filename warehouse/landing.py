@@ -1,8 +1,9 @@
 """Landing: what a connector yields, once, as Parquet in the raw zone, together with the state to resume from.
 
-For every batch: received = landed + duplicates + rejected. A batch is written to a temporary name, synced, renamed, and
-only then committed to the ledger with its state; whatever a crash leaves beside that is an orphan and removed by the
-next landing of the stream. Re-delivered rows are dropped by key (append) or by key and content (versioned, snapshot).
+For every batch: received = landed + duplicates + rejected + suppressed. A batch is written to a temporary name, synced,
+renamed, and only then committed to the ledger with its state; whatever a crash leaves beside that is an orphan and
+removed by the next landing of the stream. Re-delivered rows are dropped by key (append) or by key and content
+(versioned, snapshot).
 """
 
 from __future__ import annotations

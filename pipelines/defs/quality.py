@@ -23,7 +23,7 @@ LAYERS = "layers__reconcile"
     asset=evidence_key(),
     name=RECONCILE,
     blocking=True,
-    description="received = landed + duplicates + rejected for every batch, and the files hold just that many rows",
+    description="received = landed + duplicates + rejected + suppressed for every batch; files hold that many rows",
 )
 def landing_reconciles(context: dg.AssetCheckExecutionContext, brand_home: BrandHome) -> dg.AssetCheckResult:
     """Every committed batch is held against its files."""

@@ -13,6 +13,7 @@ from app.analytics_words import say
 from app.context import brand, config, console, errors, published
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
+from cdp.tags.config import TagsConfig
 from warehouse.analytics import funnel_chart, run_published, stored_steps
 
 app = typer.Typer(no_args_is_help=True)
@@ -31,7 +32,8 @@ def run(
     """Compute a funnel of config/funnels.yaml now, on the published data. Writes nothing into the warehouse."""
     funnels = config("funnels.yaml", FunnelsConfig)
     with published() as con:
-        rows = run_published(con, funnels, name, timezone=brand().timezone)
+        purposes = config("tags.yaml", TagsConfig).purposes
+        rows = run_published(con, funnels, name, timezone=brand().timezone, purposes=purposes)
     _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,21 @@ _ORDER = "order by all_buckets desc, bucket_start, all_values desc, breakdown_va
 
 
 def run_published(
-    con: duckdb.DuckDBPyConnection, funnels: FunnelsConfig, name: str, *, timezone: str, marts: str = "marts"
+    con: duckdb.DuckDBPyConnection,
+    funnels: FunnelsConfig,
+    name: str,
+    *,
+    timezone: str,
+    marts: str = "marts",
+    purposes: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compute funnel *name* on the marts of *con*; rows as in `fct_funnel_steps`. Makes temp tables only."""
+    """Compute funnel *name* on the marts of *con*; rows as in `fct_funnel_steps`. Makes temp tables only. *purposes*:
+    as in `build_funnels`."""
     funnel = _find(funnels, name)
-    check_funnels(con, FunnelsConfig(funnels=(funnel,)), marts=marts)
+    check_funnels(con, FunnelsConfig(funnels=(funnel,)), marts=marts, purposes=purposes)
     at = feature_cut(con, marts)
     day = con.execute("select cast(timezone(?, ?::timestamptz) as date)", [timezone, at]).fetchall()[0][0]
-    run_funnel(con, funnel, cut=Cut(at, day), timezone=timezone, marts=marts)
+    run_funnel(con, funnel, cut=Cut(at, day), timezone=timezone, marts=marts, purposes=purposes)
     return con.sql(f"select * from temp.funnel_steps {_ORDER}").to_arrow_table().to_pylist()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,8 @@ from cdp.errors import ConfigError
 from cdp.funnels.config import Funnel, FunnelsConfig
 from cdp.funnels.engine import Events, Levels, bound_of, levels
 from cdp.metrics.durations import microseconds, whole_days
+from cdp.metrics.lineage import require_consent
+from cdp.tags.config import TagsConfig
 from cdp.tags.expressions import check
 from warehouse.analytics_common import MARTS, Cut, Table, business_cut, quoted, view_of, write_marts
 
@@ -49,19 +51,25 @@ class FunnelReport:
 
 
 def build_funnels(
-    con: duckdb.DuckDBPyConnection, funnels: FunnelsConfig, *, as_of: datetime, timezone: str
+    con: duckdb.DuckDBPyConnection,
+    funnels: FunnelsConfig,
+    *,
+    as_of: datetime,
+    timezone: str,
+    purposes: Mapping[str, str] | None = None,
 ) -> FunnelReport:
     """Write `fct_funnel_steps` and `fct_funnel_people` for every declared funnel, as of the last closed business day.
 
-    Raises `ConfigError` on conditions or columns that do not fit the journey, before anything is computed.
+    *purposes*: those of `config/tags.yaml`; a funnel with a `consent_purpose` sees only people who agree to it.
+    Raises `ConfigError` on conditions, columns or purposes that do not fit, before anything is computed.
     """
-    check_funnels(con, funnels)
+    check_funnels(con, funnels, purposes=purposes)
     cut = business_cut(con, as_of, timezone)
     con.execute("create or replace temp table funnel_people_all as select * from (" + _empty(_PEOPLE_TYPES) + ")")
     con.execute("create or replace temp table funnel_steps_all as select * from (" + _empty(_STEP_TYPES) + ")")
     runs = []
     for funnel in funnels.funnels:
-        run_funnel(con, funnel, cut=cut, timezone=timezone)
+        run_funnel(con, funnel, cut=cut, timezone=timezone, purposes=purposes)
         con.execute("insert into temp.funnel_people_all by name select * from temp.funnel_people")
         con.execute("insert into temp.funnel_steps_all by name select * from temp.funnel_steps")
         runs.append(_summary(con, funnel))
@@ -106,12 +114,23 @@ def with_properties(condition: str) -> str:
 # ---------------------------------------------------------------- checking
 
 
-def check_funnels(con: duckdb.DuckDBPyConnection, funnels: FunnelsConfig, *, marts: str = MARTS) -> None:
-    """Raise one `ConfigError` with every condition and column that does not fit `fct_journey`."""
+def check_funnels(
+    con: duckdb.DuckDBPyConnection,
+    funnels: FunnelsConfig,
+    *,
+    marts: str = MARTS,
+    purposes: Mapping[str, str] | None = None,
+) -> None:
+    """Raise one `ConfigError` with every condition and column that does not fit `fct_journey`, and every purpose that
+    is not declared or does not fit the features."""
     from warehouse.analytics_tags import mart_columns
 
     columns = mart_columns(con, marts)
     faults = [fault for funnel in funnels.funnels for fault in _faults(funnel, columns)]
+    known = purposes or {}
+    require_consent(TagsConfig(), funnels, granted=known)
+    for purpose in sorted({funnel.consent_purpose for funnel in funnels.funnels if funnel.consent_purpose}):
+        faults += check(known[purpose], columns.get("fct_person_features", []), where=f"purposes.{purpose}")[1]
     if faults:
         raise ConfigError("\n".join(f"funnels.yaml: {fault}" for fault in faults), hint="mend config/funnels.yaml")
 
@@ -148,13 +167,20 @@ _TEMPORARY = ("funnel_events", "funnel_units", "funnel_rows", "funnel_evidence",
 
 
 def run_funnel(
-    con: duckdb.DuckDBPyConnection, funnel: Funnel, *, cut: Cut, timezone: str, marts: str = MARTS
+    con: duckdb.DuckDBPyConnection,
+    funnel: Funnel,
+    *,
+    cut: Cut,
+    timezone: str,
+    marts: str = MARTS,
+    purposes: Mapping[str, str] | None = None,
 ) -> Levels:
     """Make temp tables `funnel_people` (one row per unit or attempt) and `funnel_steps` (one per bucket, breakdown and
-    step) of one funnel. Returns the levels."""
+    step) of one funnel. Returns the levels. *purposes*: as in `build_funnels`."""
     con.execute("set variable funnel_cut = ?::timestamptz", [cut.at])
     con.execute("set variable funnel_zone = ?", [timezone])
-    _collect(con, funnel, marts)
+    agreeing = (purposes or {})[funnel.consent_purpose] if funnel.consent_purpose else None
+    _collect(con, funnel, marts, agreeing)
     events, keys = _fetch(con)
     result = levels(funnel, events, timezone=timezone)
     _store(con, result, keys)
@@ -163,8 +189,10 @@ def run_funnel(
     return result
 
 
-def _collect(con: duckdb.DuckDBPyConnection, funnel: Funnel, marts: str) -> None:
-    """Temp tables `funnel_units` (numbered units) and `funnel_events` (their events, with step and exclusion bits)."""
+def _collect(con: duckdb.DuckDBPyConnection, funnel: Funnel, marts: str, agreeing: str | None) -> None:
+    """Temp tables `funnel_units` (numbered units) and `funnel_events` (their events, with step and exclusion bits).
+    *agreeing*: a condition over the features of the people who may be looked at."""
+    people = f" and one_id in (select one_id from {marts}.fct_person_features where {agreeing})" if agreeing else ""
     parts = _hold_mappings(funnel)
     holds = [f"hold_{number}" for number in range(len(funnel.hold))]
     extra = "".join(f", {name}" for name in holds)
@@ -181,7 +209,7 @@ def _collect(con: duckdb.DuckDBPyConnection, funnel: Funnel, marts: str) -> None
             f"select one_id{held}, event_at, event_key, cast({mask} as bigint) as mask, cast({excl or 0} as bigint) "
             f"as excl"
             f" from {marts}.fct_journey where one_id is not null and event_at < getvariable('funnel_cut')"
-            f"{whole}{_names_filter(funnel)}"
+            f"{whole}{people}{_names_filter(funnel)}"
         )
     body = " union all ".join(selects)
     if len(parts) > 1:

@@ -115,9 +115,9 @@ def keep_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, kept: Colle
     columns, joins = [], []
     for group in tags.tag_groups:
         name = living_column(group)
-        if group.id in kept:
+        if group.id in kept and not group.consent_purpose:
             columns.append(f"case when not changed.is_gone then changed.old_{name} end as {name}")
-        elif group.on_empty == "keep_last":
+        elif group.id in kept or group.on_empty == "keep_last":
             held = _held_sql(f"tag_group = {quoted(group.id)} and one_id in (select one_id from temp.tag_changed)")
             joins.append(f" left join ({held}) as held_{group.id} on held_{group.id}.one_id = changed.one_id")
             columns.append(f"held_{group.id}.held as {name}")

@@ -413,14 +413,15 @@ def _apply_group(
 
 
 def _close_gone(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime) -> int:
-    """End the rows of people who were merged or forgotten: a kept group keeps its values, not its ghosts."""
-    where = f"tag_group = $grp and valid_to is null and one_id in ({_GONE})"
+    """End the rows of people who were merged, forgotten or took consent back: a kept group keeps its values, not its
+    ghosts, and what nobody agrees to does not wait for the group to be well."""
+    where = f"tag_group = $grp and valid_to is null and one_id in ({_GONE} union all {_refusing(group)})"
     query = f"select count(*) from activation.tag_history where {where}"
     count = con.execute(query, {"grp": group.id}).fetchall()[0][0]
     if count:
         con.execute(
-            "update activation.tag_history set valid_to = $cut, closed_run = $run, closed_cause = 'identity'"
-            f" where {where}",
+            "update activation.tag_history set valid_to = $cut, closed_run = $run,"
+            f" closed_cause = case when one_id in ({_GONE}) then 'identity' else 'consent' end where {where}",
             {"grp": group.id, "cut": cut, "run": run},
         )
     return int(count)

@@ -51,5 +51,5 @@ def require_consent(tags: TagsConfig, funnels: FunnelsConfig, *, granted: Collec
         users = ", ".join(affected(tags, funnels, purposes=missing))
         raise ConfigError(
             f"no consent for {', '.join(f'`{name}`' for name in missing)}, which {users} need",
-            hint="collect the consent, or take the purpose's tags and funnels out of the files",
+            hint="declare it under `purposes` in config/tags.yaml, or take its tags and funnels out of the files",
         )

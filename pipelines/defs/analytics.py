@@ -62,7 +62,7 @@ STEPS: dict[str, tuple[Build, str, type[BaseModel], Sequence[str], Mapping[str, 
         build_funnels,
         "funnels.yaml",
         FunnelsConfig,
-        ["fct_journey", "fct_referrals"],
+        ["fct_journey", "fct_referrals", FEATURES],
         {
             "fct_funnel_steps": "one row per funnel, bucket, breakdown and step: reached, rates, matured rates",
             "fct_funnel_people": "one row per funnel and person: level, event ids, timings",
@@ -126,7 +126,8 @@ def _step(
     def step(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Any:
         with track(context, name.replace("_", " ")) as tracker, brand_home.warehouse(context) as con:
             brand = brand_home.brand
-            build(con, brand_home.config(file, model), as_of=brand_home.as_of(context), timezone=brand.timezone)
+            more = {"purposes": brand_home.config("tags.yaml", TagsConfig).purposes} if name == "funnels" else {}
+            build(con, brand_home.config(file, model), as_of=brand_home.as_of(context), timezone=brand.timezone, **more)
             counts = {table: _rows(con, table) for table in tables}
             tracker.note(**counts)
             for table, rows in counts.items():

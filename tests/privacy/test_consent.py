@@ -11,11 +11,12 @@ import pytest
 
 from cdp.config import parse
 from cdp.errors import ConfigError
+from cdp.funnels.config import FunnelsConfig
 from cdp.tags.compile import lineage
 from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ZONE, insert, open_memory
 from tests.sync.world import Brand, World
-from warehouse.analytics import build_tags, set_manual_tag
+from warehouse.analytics import build_funnels, build_tags, set_manual_tag
 
 MARTS = "marts_db.marts"
 TAGS = """
@@ -72,6 +73,46 @@ def test_a_withdrawal_ends_the_tag_even_where_values_are_kept(con: duckdb.DuckDB
         "select distinct closed_cause from activation.tag_history where one_id = 'yes' and valid_to is not null"
     ).fetchall()
     assert causes == [("consent",)], "the history says why"
+
+
+def test_a_withdrawal_does_not_wait_for_a_group_kept_back_by_its_health(con: duckdb.DuckDBPyConnection) -> None:
+    build_tags(con, config(), as_of=AS_OF, timezone=ZONE)
+    con.execute(f"update {MARTS}.fct_person_features set consent_marketing = false where one_id = 'yes'")
+    con.execute(f"update {MARTS}.fct_person_features set orders_paid = 0 where one_id = 'unasked'")
+    bound = config(TAGS.replace("{id: life,", "{id: life, health: {coverage: [0.9, 1.0], severity: error},"))
+    for _ in range(2):
+        report = build_tags(con, bound, as_of=AS_OF + timedelta(days=1), timezone=ZONE)
+        assert report.groups[0].status == "kept"
+        assert held(con, "life") == {"unasked": "复购"}, "the last good version, without who said no"
+    assert report.history_added == 0, "again, it changes nothing"
+    history = con.execute(
+        "select one_id, value, closed_cause from activation.tag_history where tag_group = 'life' order by all"
+    ).fetchall()
+    assert history == [("unasked", "复购", None), ("yes", "复购", "consent")]
+    build_tags(con, config(), as_of=AS_OF + timedelta(days=2), timezone=ZONE)
+    assert held(con, "life") == {"unasked": "初识"}, "well again, the group goes on from what people hold"
+
+
+FUNNEL = "funnels: [{id: f, consent_purpose: %s, steps: [{id: a, event: a}]}]"
+
+
+def test_a_funnel_counts_only_people_who_agree_to_its_purpose(con: duckdb.DuckDBPyConnection) -> None:
+    for one_id in ("yes", "no", "unasked"):
+        event = {"event_key": one_id, "one_id": one_id, "event_name": "a", "event_at": AS_OF - timedelta(days=9)}
+        insert(con, "fct_journey", [event])
+    for purpose, people in (("marketing", ["unasked", "yes"]), ("profiling", ["yes"])):
+        funnels = parse(FUNNEL % purpose, FunnelsConfig, file="funnels.yaml")
+        build_funnels(con, funnels, as_of=AS_OF, timezone=ZONE, purposes=config().purposes)
+        found = con.execute(f"select one_id from {MARTS}.fct_funnel_people order by 1").fetchall()
+        assert [row[0] for row in found] == people
+
+
+def test_a_funnel_whose_purpose_is_not_declared_is_refused(con: duckdb.DuckDBPyConnection) -> None:
+    funnels = parse(FUNNEL % "research", FunnelsConfig, file="funnels.yaml")
+    with pytest.raises(ConfigError, match="no consent for `research`, which funnel:f need"):
+        build_funnels(con, funnels, as_of=AS_OF, timezone=ZONE, purposes=config().purposes)
+    with pytest.raises(ConfigError, match="no consent for `research`"):
+        build_funnels(con, funnels, as_of=AS_OF, timezone=ZONE)
 
 
 def test_purposes_are_in_the_lineage_and_checked() -> None:

@@ -140,4 +140,4 @@ def _interval(
 def _grades(buyers: Buyers, orders: Array, amount: Array) -> list[str]:
     domain = np.isfinite(orders) & np.isfinite(amount) & (orders >= 0)
     grade = np.where(~domain, "out_of_domain", np.where(buyers.x == 0, "prior_only", "ok"))
-    return [str(value) for value in grade]
+    return list(grade.tolist())

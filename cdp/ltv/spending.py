@@ -17,35 +17,39 @@ def fit_gamma_gamma(x: Array, mean_amount: Array, weight: Array) -> Fitted:
     """*x*: purchases averaged over (> 0), *mean_amount*: their mean (> 0), one row per customer or weighted."""
     scale = float(np.average(mean_amount, weights=weight))
     start = np.array([4.0, 4.0, scale])
-
-    def objective(params: Array) -> tuple[float, Array]:
-        value, gradient = log_likelihood(params, x, mean_amount)
-        return float((weight * value).sum()), (gradient * weight).sum(axis=1)
-
-    return maximise("gamma_gamma", NAMES, start, objective, n=float(weight.sum()), n_collapsed=len(x))
+    likelihood = Likelihood(x, mean_amount, weight)
+    return maximise("gamma_gamma", NAMES, start, likelihood.total, n=float(weight.sum()), n_collapsed=len(x))
 
 
-def log_likelihood(params: Array, x: Array, mean_amount: Array) -> tuple[Array, Array]:
-    """Per row: the log-likelihood, and its gradient in (p, q, v) of shape (3, rows)."""
-    p, q, v = params
-    px, total = p * x, v + x * mean_amount
-    value = (
-        gammaln(px + q)
-        - gammaln(px)
-        - gammaln(q)
-        + q * np.log(v)
-        + (px - 1) * np.log(mean_amount)
-        + px * np.log(x)
-        - (px + q) * np.log(total)
-    )
-    gradient = np.stack(
-        [
-            x * (digamma(px + q) - digamma(px) + np.log(mean_amount) + np.log(x) - np.log(total)),
-            digamma(px + q) - digamma(q) + np.log(v) - np.log(total),
-            q / v - (px + q) / total,
-        ]
-    )
-    return value, gradient
+class Likelihood:
+    """The log-likelihood summed within each distinct number of purchases: the slow functions are taken of those few
+    values only; what remains per row is one logarithm and one division."""
+
+    def __init__(self, x: Array, mean_amount: Array, weight: Array) -> None:
+        self.x, self.at_x = np.unique(x, return_inverse=True)
+        self.spent = x * mean_amount
+        self.weight = weight
+        self.customers = np.bincount(self.at_x, weight, len(self.x))
+        self.log_mean = np.bincount(self.at_x, weight * np.log(mean_amount), len(self.x))
+
+    def total(self, params: Array) -> tuple[float, Array]:
+        """The log-likelihood of all customers, and its gradient in (p, q, v)."""
+        p, q, v = params
+        x, customers, px = self.x, self.customers, p * self.x
+        total = v + self.spent
+        log_total = np.bincount(self.at_x, self.weight * np.log(total), len(x))
+        inverse = np.bincount(self.at_x, self.weight / total, len(x))
+        shape = gammaln(px + q) - gammaln(px) - gammaln(q) + q * np.log(v) + px * np.log(x)
+        value = float((customers * shape + (px - 1) * self.log_mean - (px + q) * log_total).sum())
+        both = digamma(px + q)
+        gradient = np.array(
+            [
+                (x * (customers * (both - digamma(px) + np.log(x)) + self.log_mean - log_total)).sum(),
+                (customers * (both - digamma(q) + np.log(v)) - log_total).sum(),
+                customers.sum() * q / v - ((px + q) * inverse).sum(),
+            ]
+        )
+        return value, gradient
 
 
 def expected_amount(params: Mapping[str, float], x: Array, mean_amount: Array) -> Array:

@@ -112,6 +112,24 @@ def test_gradients_are_the_derivatives(family: str) -> None:
         np.testing.assert_allclose(gradient[index], numeric, rtol=1e-5, atol=1e-7)
 
 
+def test_the_spending_likelihood_is_the_papers_and_its_gradient_the_derivative() -> None:
+    """Fader, Hardie (2013), equation 1a, one customer at a time, weights as repeats."""
+    from scipy.stats import betaprime
+
+    x, mean, weight = np.array([1.0, 3, 3, 8]), np.array([20.0, 35, 5, 90]), np.array([2.0, 1, 3, 1])
+    p, q, v = params = np.array([6.0, 3.5, 15.0])
+    # Given its mean rate, x purchases sum to a gamma of shape p x; mixed over the rate, to v times a beta prime.
+    each = betaprime.logpdf(x * mean / v, p * x, q) + np.log(x / v)
+    likelihood = spending.Likelihood(x, mean, weight)
+    value, gradient = likelihood.total(params)
+    assert value == pytest.approx((weight * each).sum(), rel=1e-12)
+    for index in range(3):
+        step = np.zeros(3)
+        step[index] = 1e-6 * params[index]
+        numeric = (likelihood.total(params + step)[0] - likelihood.total(params - step)[0]) / (2 * step[index])
+        assert gradient[index] == pytest.approx(numeric, rel=1e-5, abs=1e-7)
+
+
 def simulated(people: int, seed: int, *, horizon: float = 52.0) -> tuple[Buyers, np.ndarray]:
     """Customers of a BG/NBD with known parameters and Gamma-Gamma spending, and what they spend afterwards."""
     rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from cdp.errors import CdpError, RetriableError
+from cdp.streams import Stream
 from connectors.wecom import connector as module
 from connectors.wecom import streams
 from connectors.wecom.client import Limits, WeComClient
@@ -52,8 +53,15 @@ def server(running: RunningServer) -> Iterator[RunningServer]:
 class Corp:
     """The corp behind *server* as a source of a home; landed again and again until a pull ends."""
 
-    def __init__(self, root: Path, server: RunningServer, transport: httpx.BaseTransport | None = None) -> None:
-        self.brand, self.server, self.transport = Brand(root, YAML), server, transport
+    def __init__(
+        self,
+        root: Path,
+        server: RunningServer,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        stream: Stream = streams.RELATIONS,
+    ) -> None:
+        self.brand, self.server, self.transport, self.stream = Brand(root, YAML), server, transport, stream
 
     def land(self, *, timeout_s: float = 15.0) -> Any:
         limits = Limits(calls_per_second=5000.0, window_s=0.1, attempts=2, timeout_s=timeout_s)
@@ -61,7 +69,7 @@ class Corp:
             self.server.base_url, CORPID, SECRET, limits=limits, sleep=lambda _: None, transport=self.transport
         )
         with client:
-            return land(self.brand.home, "wx", WeComConnector(client, now=NOW), streams.RELATIONS, now=NOW)
+            return land(self.brand.home, "wx", WeComConnector(client, now=NOW), self.stream, now=NOW)
 
     def land_until_it_ends(self, *, timeout_s: float) -> int:
         """How many tries it took."""
@@ -112,6 +120,79 @@ def test_whatever_fails_the_landed_relations_are_the_true_ones(
         assert corp.pairs() == sorted(PAIRS)
     assert corp.ever_deleted() == []
     assert corp.brand.sql("select count(*) from raw.wecom__relations") == [(len(PAIRS),)]
+
+
+# Stream, the call whose faults it is read under, and its rows' own columns.
+LISTS: list[tuple[Stream, str, str]] = [
+    (streams.STAFF, "externalcontact/get_follow_user_list", "userid"),
+    (streams.TAGS, "externalcontact/get_corp_tag_list", "group_name, tag_name"),
+    (streams.GROUP_CHATS, "externalcontact/groupchat/*", "chat_id, name, owner"),
+    (streams.GROUP_MEMBERS, "externalcontact/groupchat/*", "chat_id, member_id"),
+    (streams.CONTACT_WAYS, "externalcontact/*contact_way", "state, users"),
+    (streams.CUSTOMER_TAGS, "externalcontact/get", "userid, external_userid, tag_name"),
+]
+# What strikes by chance on one call in two may let a list of one call pass: these strike its first calls for sure.
+LIST_FAULTS: list[dict[str, Any]] = [
+    {"kind": "code", "code": -1, "count": 3},
+    {"kind": "expire_token", "count": 1},
+]
+MORE_LIST_FAULTS: list[dict[str, Any]] = [
+    {"kind": "code", "code": 45009, "count": 3},
+    {"kind": "http", "status": 502, "count": 3},
+    {"kind": "http", "status": 500, "when": "after", "count": 3},
+    {"kind": "cut", "count": 3},
+    {"kind": "cut", "when": "after", "count": 3},
+    {"kind": "hang", "count": 2},
+    {"kind": "delay", "ms": 900, "count": 2},
+    {"kind": "restart", "count": 1},
+]
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A small corp with a bit of everything that is listed."""
+    path: Path = tmp_path_factory.mktemp("furnished") / "wecom.sqlite"
+    seed_corp(path, [(f"s{n % 3}", f"wm{n:02d}") for n in range(6)])
+    with start(path, limits=False) as server:
+        limits = Limits(calls_per_second=5000.0, window_s=0.1)
+        with WeComClient(server.base_url, CORPID, SECRET, limits=limits) as client:
+            made = client.add_tags([("咖啡", 1), ("茶", 2)], group_name="品类")
+            client.mark("s0", "wm00", [tag["id"] for tag in made["tag"]], [])
+            for number in range(3):
+                way = {"type": 2, "scene": 2, "state": f"store{number}", "user": ["s0", "s1"]}
+                client.call("POST", "externalcontact/add_contact_way", body=way)
+        for number in range(3):
+            server.admin(
+                "POST", "hand", {"do": "create_group", "chat_id": f"wr{number}", "name": f"群{number}", "owner": "s0"}
+            )
+            server.admin("POST", "hand", {"do": "join_group", "chat_id": f"wr{number}", "external_userid": "wm00"})
+        yield server
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*LIST_FAULTS, *(pytest.param(fault, marks=pytest.mark.slow) for fault in MORE_LIST_FAULTS)],
+    ids=lambda fault: "-".join(str(value) for value in fault.values()),
+)
+@pytest.mark.parametrize(("stream", "path", "columns"), LISTS, ids=lambda value: getattr(value, "name", ""))
+def test_whatever_fails_every_list_lands_as_it_is(
+    furnished: RunningServer, tmp_path: Path, stream: Stream, path: str, columns: str, fault: dict[str, Any]
+) -> None:
+    corp, view = Corp(tmp_path, furnished, stream=stream), f"wecom__{stream.name}"
+    furnished.admin("DELETE", "faults")
+    corp.land()
+    truth = corp.brand.latest(view, columns)
+    assert len(truth) >= 2
+    before = corp.brand.sql(f"select count(*) from raw.{view}")
+    furnished.admin("POST", "faults", {"path": path, **fault})
+    try:
+        corp.land_until_it_ends(timeout_s=0.6 if fault["kind"] in ("hang", "delay") else 15.0)
+        [struck] = [rule["hits"] for rule in furnished.admin("GET", "faults")["faults"]]
+    finally:
+        furnished.admin("DELETE", "faults")
+    assert struck > 0, "the fault never came about"
+    assert corp.brand.latest(view, columns) == truth
+    assert corp.brand.sql(f"select count(*) from raw.{view}") == before, "nothing landed twice, nothing was deleted"
 
 
 class Between(httpx.HTTPTransport):

@@ -44,18 +44,29 @@ _IDENTIFIERS = (
     ),
     "case when len(identifiers) > 2 then identifiers[3:]::text end",
 )
-# One number for the whole row as it came: what tells new from known evidence.
-ROW_HASH = "xor({}, {})".format(
-    sixty_four_bits("source", "source_key", "kind", *_IDENTIFIERS),
-    _of_numbers(
-        *(f"epoch_us({name})" for name in ("event_time", "last_time", "recorded_at")), "confidence", "observations"
-    ),
-)
+
+
+def _row_hash(con: duckdb.DuckDBPyConnection) -> str:
+    """SQL for one number of the whole row as it came: what tells new from known evidence.
+
+    The model's own digest of the identifiers stands for them where it has one: it was made once, when the row was.
+    """
+    found = con.execute(
+        """select count(*) from duckdb_columns() where database_name = current_database()
+        and schema_name = ? and table_name = ? and column_name = 'identifier_set'""",
+        SOURCE.split("."),
+    )
+    kept = bool(found.fetchall()[0][0])
+    text = sixty_four_bits("source", "source_key", "kind", *(() if kept else _IDENTIFIERS))
+    times = (f"epoch_us({name})" for name in ("event_time", "last_time", "recorded_at"))
+    return f"xor({text}, {_of_numbers(*times, 'confidence', 'observations', *(('identifier_set',) if kept else ()))})"
+
+
 ELEMENT_HASH = sixty_four_bits("item.type", "coalesce(item.scope, '')", "item.value")
 NODE_HASH = sixty_four_bits("type", "scope", "value_norm")
 EPOCH_HASH = sixty_four_bits("base.node_hash::text", "{epoch}::text")
 # Differs when stored hashes are of another recipe, or of a DuckDB that hashes otherwise: then all is read anew.
-RECIPE = "xor(hash('siyu-cdp 2'), hash(20261122))"
+RECIPE = "xor(hash('siyu-cdp 3'), hash(20261122))"
 
 
 @dataclass(frozen=True)
@@ -113,22 +124,23 @@ def _all_new(con: duckdb.DuckDBPyConnection) -> int:
     """Nothing is stored yet: every row of the evidence table arrives, read in place rather than copied."""
     con.execute("create or replace temp table gone_nodes (node_id bigint)")
     con.execute(f"""create or replace temp view arrived as
-        select {_next_row(con)} + rowid as row_id, {ROW_HASH} as evidence_id, * from {SOURCE}""")
+        select {_next_row(con)} + rowid as row_id, {_row_hash(con)} as evidence_id, * from {SOURCE}""")
     return 0
 
 
 def _compared(con: duckdb.DuckDBPyConnection) -> int:
     """Rows that are not stored yet arrive, rows that are stored and no longer there go; returns how many went."""
+    row_hash = _row_hash(con)
     place = "rowid" if _is_table(con) else "0"
     con.execute(
-        f"create or replace temp table given as select {ROW_HASH} as evidence_id, {place} as place from {SOURCE}"
+        f"create or replace temp table given as select {row_hash} as evidence_id, {place} as place from {SOURCE}"
     )
     gone = _drop_gone(con)
     only = "rowid in (select place from fresh_ids)"
     if not _is_table(con):
-        only = f"{ROW_HASH} in (select evidence_id from fresh_ids)"
+        only = f"{row_hash} in (select evidence_id from fresh_ids)"
     con.execute(f"""create or replace temp table arrived as
-        select {_next_row(con)} + row_number() over () - 1 as row_id, {ROW_HASH} as evidence_id, * from {SOURCE}
+        select {_next_row(con)} + row_number() over () - 1 as row_id, {row_hash} as evidence_id, * from {SOURCE}
         where {only}""")
     return gone
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from cdp.identity.rules import IdentityRules
-from tests.identity.brands import EVIDENCE, SECRET
+from tests.identity.brands import DIGEST, EVIDENCE, SECRET
 from warehouse.identity_store import IdentityReport, resolve_identities
 
 # One statement per kind of evidence; {n} people, the same seed gives the same brand. `m`, `p`, … are ids of person i.
@@ -56,11 +56,12 @@ def fill(con: duckdb.DuckDBPyConnection, low: int, high: int) -> None:
     """Evidence of people *low* to *high* into the model's table."""
     con.execute("create schema if not exists identity")
     con.execute(EVIDENCE)
+    con.execute("alter table identity.int_identity__evidence add column if not exists identifier_set ubigint")
     con.execute(PERSON)
     for rows in ROWS:
         con.execute(f"""insert into identity.int_identity__evidence
-            select c1, c2, c3, c4, c5, c4, 1, 1, c6 from ({rows.format(low=low, high=high)}) as t(c1, c2, c3, c4, c5,
-            c6)""")
+            select c1, c2, c3, c4, c5, c4, 1, 1, identifiers, {DIGEST}
+            from ({rows.format(low=low, high=high)}) as t(c1, c2, c3, c4, c5, identifiers)""")
 
 
 def peak() -> float:

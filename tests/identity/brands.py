@@ -19,6 +19,7 @@ Ids = Mapping[str, str | Sequence[str]]
 EVIDENCE = """create table if not exists identity.int_identity__evidence (
     source text, source_key text, kind text, event_time timestamptz, last_time timestamptz, recorded_at timestamptz,
     confidence double, observations bigint, identifiers struct(type text, scope text, value text)[])"""
+DIGEST = "md5_number_lower(concat('salt', cast(identifiers as varchar)))"  # as the model makes `identifier_set`
 
 
 def day(number: float) -> datetime:
@@ -61,11 +62,19 @@ def elements(ids: Ids) -> list[dict[str, str]]:
 class Brand:
     """An in-memory warehouse that evidence is added to or taken from, and resolved."""
 
-    def __init__(self, rules: IdentityRules | None = None, con: duckdb.DuckDBPyConnection | None = None) -> None:
+    def __init__(
+        self,
+        rules: IdentityRules | None = None,
+        con: duckdb.DuckDBPyConnection | None = None,
+        *,
+        digests: bool = False,
+    ) -> None:
+        """*digests*: the evidence carries `identifier_set` too."""
         self.con = con or duckdb.connect()
         self.con.execute("set TimeZone = 'UTC'")
         self.con.execute("create schema if not exists identity")
-        self.con.execute(EVIDENCE)
+        digest = f", identifier_set ubigint generated always as ({DIGEST}))"
+        self.con.execute(EVIDENCE.removesuffix(")") + digest if digests else EVIDENCE)
         self.rules = rules or IdentityRules()
         self.keys = 0
         self.runs = 0

@@ -44,7 +44,7 @@ records as (
 
 signed_up as (
     -- an id that a visitor signs up as is a login id in other batches too: see stg_sensors__records
-    select distinct _source as source, distinct_id as id from raw.sensors__records where type = 'track_signup'
+    select distinct _source as source, distinct_id as id from raw.sensors__records where lower(type) = 'track_signup'
 ),
 
 logged_in as (
@@ -75,6 +75,11 @@ elsewhere as (
     select source, unnest(batches) as batch_seq, content as id from updated
 ),
 
+rewritten as (
+    -- erasure may empty single values of a row, whose hash stays: so that the row is known when it comes again
+    select batch_seq, erased_at from raw._batches where erased_at is not null
+),
+
 related as (
     select source, batch_seq, count(*) as fact_count, bit_xor(md5_number_lower(id)) as facts
     from elsewhere
@@ -88,11 +93,13 @@ stg_tracking_batches as (
         records.record_count,
         md5(
             concat_ws(
-                '|', records.record_count, records.content, related.fact_count, related.facts, to_json(sources)
+                '|', records.record_count, records.content, related.fact_count, related.facts, to_json(sources),
+                epoch_us(rewritten.erased_at)
             )
         ) as digest  -- of all that the reading of the batch depends on
     from records
     left join related on related.source = records.source and related.batch_seq = records.batch_seq
+    left join rewritten on rewritten.batch_seq = records.batch_seq
     left join staging.stg_sources as sources on sources.source = records.source
 )
 

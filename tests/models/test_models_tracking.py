@@ -85,6 +85,22 @@ def test_an_alias_of_an_earlier_user_id_joins_two_logins(con: duckdb.DuckDBPyCon
     ]
 
 
+def test_types_of_sensors_records_are_read_in_either_case(con: duckdb.DuckDBPyConnection, stage: Any) -> None:
+    setting(con, "log", login_id_type="member_id", anonymous_scope="h5")
+    land(con, "sensors__records", [
+        sensors("1", "TRACK", event="view", distinct_id="anon"),
+        sensors("2", "Track_Signup", event="$SignUp", distinct_id="M1", original_id="anon"),
+        sensors("3", "track", event="buy", distinct_id="M1"),
+        sensors("4", "PROFILE_SET", distinct_id="M1", properties={"city": "杭州"}),
+    ], source="log")  # fmt: skip
+    ask = stage()
+    events = ask("select event_name, type from staging.stg_sensors__records where event_name is not null order by 1")
+    assert events == [("$SignUp", "track_signup"), ("buy", "track"), ("view", "track")]
+    assert ask("select count(*) from staging.stg_sensors__events") == [(3,)]
+    assert ask("select city from staging.stg_sensors__people") == [("杭州",)]
+    assert ("login", ids("member_id//M1")) in ask(EVIDENCE), "signed up as M1: an id of an account ever since"
+
+
 def test_sensors_profiles_are_unset_and_deleted(con: duckdb.DuckDBPyConnection, stage: Any) -> None:
     setting(con, "log", login_id_type="member_id", anonymous_scope="h5")
     times = (int((NOON + timedelta(minutes=minute)).timestamp() * 1000) for minute in range(20))

@@ -11,13 +11,14 @@ with logins as (
     -- logs of old SDKs do not flag login ids: an id that a visitor signed up as is one
     select distinct _source as source, distinct_id as login_id
     from raw.sensors__records
-    where type = 'track_signup'
+    where lower(type) = 'track_signup'
 ),
 
 records as (
     select
-        records.* exclude (identities),
+        records.* exclude (identities, type),
         records._source as source,
+        lower(records.type) as type,  -- senders of one's own write TRACK; nothing else is told apart by case
         coalesce(try_cast(try_cast(records.identities as json) as map(varchar, varchar)), map {}) as identities,
         coalesce(sources.identity_fields, []) as identity_fields,
         coalesce(sources.login_id_type, 'member_id') as login_id_type,
@@ -25,7 +26,7 @@ records as (
         coalesce(sources.anonymous_id_type, 'anonymous_id') as anonymous_id_type,
         coalesce(sources.anonymous_scope, '') as anonymous_scope,
         json_extract_string(records.properties, '$."$is_login_id"') = 'true'
-        or records.type = 'track_signup'
+        or lower(records.type) = 'track_signup'
         or logins.login_id is not null as is_login_id
     from raw.sensors__records as records
     left join staging.stg_sources as sources on sources.source = records._source

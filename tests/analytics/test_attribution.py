@@ -36,7 +36,7 @@ def test_worked_example_of_google_and_mailing() -> None:
 
 
 def test_paths_with_returns_give_two_and_one_exactly() -> None:
-    """The example simulations answer with 1.991."""
+    """The example simulations answer with 1.991 (design row 12)."""
     given, names = paths([("a>b>a>b>b>a", 1, 0), ("a>b>b>a>a", 1, 0), ("a>a", 1, 0)])
     model = fit_markov(given, len(names))
     assert credits(model.removal, 3) == [2.0, 1.0]
@@ -105,6 +105,7 @@ def shop(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 
 def test_every_model_shares_every_order_to_the_cent(shop: duckdb.DuckDBPyConnection) -> None:
+    """Design row 11, with the full refund below."""
     rows = shop.execute(
         "select model, order_key, sum(amount), sum(credit_numerator) filter (where kind = 'sale'),"
         " any_value(credit_denominator) from marts_db.marts.fct_attribution_credit group by 1, 2"
@@ -146,6 +147,7 @@ def test_orders_without_a_touch_keep_their_money(shop: duckdb.DuckDBPyConnection
 
 
 def test_a_channel_without_effect_has_an_interval_over_zero(con: duckdb.DuckDBPyConnection) -> None:
+    """Design row 13."""
     build_marts(con, people=1_000, seed=1)
     con.execute(
         "update marts_db.marts.dim_people set city = case when hash(one_id) % 4 = 0 then 'held' else 'open' end"

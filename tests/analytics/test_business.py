@@ -53,7 +53,7 @@ def empty_features(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 
 def test_the_four_repurchase_definitions_have_their_own_numbers(empty_features: duckdb.DuckDBPyConnection) -> None:
-    """One hundred orders, twenty of them second and ten third purchases: 30 % by order."""
+    """One hundred orders, twenty of them second and ten third purchases: 30 % by order (design row 22)."""
     con = empty_features
     rows = []
     for person in range(70):
@@ -80,6 +80,7 @@ def test_the_four_repurchase_definitions_have_their_own_numbers(empty_features: 
 
 
 def test_equal_inputs_score_equal_and_a_past_run_can_be_scored_again(empty_features: duckdb.DuckDBPyConnection) -> None:
+    """Design row 21."""
     con = empty_features
     rng = np.random.default_rng(2)
     rows = [
@@ -92,7 +93,8 @@ def test_equal_inputs_score_equal_and_a_past_run_can_be_scored_again(empty_featu
     split = con.execute(
         "select count(*) from (select recency_days from marts_db.marts.fct_rfm group by 1"
         " having count(distinct r_score) > 1 union all select monetary from marts_db.marts.fct_rfm group by 1"
-        " having count(distinct m_score) > 1)"
+        " having count(distinct m_score) > 1 union all select frequency from marts_db.marts.fct_rfm group by 1"
+        " having count(distinct f_score) > 1)"
     ).fetchall()
     assert split == [(0,)]
     cuts = dict(con.execute("select dimension, cuts from marts_db.marts.fct_rfm_thresholds").fetchall())
@@ -124,6 +126,7 @@ def test_cohorts_count_each_person_once_a_month(empty_features: duckdb.DuckDBPyC
 
 
 def test_stage_stock_is_the_stock_before_plus_in_minus_out(con: duckdb.DuckDBPyConnection) -> None:
+    """Design row 20."""
     build_marts(con, people=300, seed=5)
     tags = parse(STAGES, TagsConfig, file="tags.yaml")
     for back in (40, 20, 0):
@@ -156,6 +159,7 @@ def test_stage_stock_is_the_stock_before_plus_in_minus_out(con: duckdb.DuckDBPyC
 
 
 def test_lmdi_parts_sum_to_the_change_without_a_rest() -> None:
+    """Design row 23, with the test of units below."""
     rng = np.random.default_rng(6)
     for _ in range(500):
         before = {name: float(rng.lognormal(0, 2)) for name in "abcde"}

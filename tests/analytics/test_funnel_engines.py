@@ -88,16 +88,25 @@ def test_plain_sql_gives_levels_entries_and_goals_of_the_kernel(parquet: Path, o
     assert ours.cast(pl.Int64).equals(expected.cast(pl.Int64))
 
 
-def test_clickhouse_gives_the_same_table(parquet: Path) -> None:
+@pytest.mark.parametrize(
+    ("events", "users"), [(200_000, 8_000), pytest.param(1_000_000, 40_000, marks=pytest.mark.slow)]
+)
+def test_clickhouse_gives_the_same_table(tmp_path: Path, events: int, users: int) -> None:
+    """Design row 24: one definition compiled for both engines, and the kernel."""
     chdb = pytest.importorskip("chdb", reason="test dependency of half a gigabyte, not on every machine")
-    definition = funnel()
+    definition, parquet = funnel(), tmp_path / "journey.parquet"
+    data = journey(events, users, 11)
+    data.write_parquet(parquet)
     sql = level_sql(
         definition, f"file('{parquet}', Parquet)", CONDITIONS, unit="user_id", time="t", dialect="clickhouse"
     )
     rows = str(chdb.query(f"{sql} order by user_id", "CSV")).strip().splitlines()
     theirs = [tuple(map(int, row.split(","))) for row in rows]
-    ours = kernel_levels(pl.read_parquet(parquet), definition).select("user_id", "level").rows()
+    ours = kernel_levels(data, definition).select("user_id", "level").rows()
     assert theirs == ours
+    plain = level_sql(definition, f"read_parquet('{parquet}')", CONDITIONS, unit="user_id", time="t")
+    with duckdb.connect() as con:
+        assert con.execute(f"select user_id, level from ({plain}) order by 1").fetchall() == ours
 
 
 def test_a_funnel_that_is_not_plain_says_why() -> None:

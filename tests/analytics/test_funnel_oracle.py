@@ -192,6 +192,7 @@ def test_levels_equal_the_exhaustive_search(mode: str, several: bool) -> None:
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_ten_thousand_sequences_equal_the_exhaustive_search(mode: str, several: bool) -> None:
+    """Design row 1."""
     rules = Rules(steps=4, **MODES[mode])
     units = sequences(np.random.default_rng(91 + several), 10_000, rules, several=several)
     compare(units, rules, levels(funnel(rules), as_events(units), timezone="UTC"))
@@ -242,7 +243,8 @@ def check_attempts(units: list[list[Event]], rules: Rules, result: Levels) -> No
 
 
 def test_strictly_later_is_not_fooled_by_simultaneous_events() -> None:
-    """A@0 B@1 B@2 C@2: ClickHouse's strict_increase stops at 3 of 4 for A, B, B, C and others overcount."""
+    """A@0 B@1 B@2 C@2: ClickHouse's strict_increase stops at 3 of 4 for A, B, B, C and others overcount (design row
+    2)."""
     rules = Rules(steps=3, strict=True, window=10)
     unit = [Event(0, frozenset({0})), Event(1, frozenset({1})), Event(2, frozenset({1})), Event(2, frozenset({2}))]
     result = levels(funnel(rules), as_events([unit]), timezone="UTC")

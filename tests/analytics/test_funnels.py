@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from scipy.stats import binomtest
 
 from cdp.config import parse
 from cdp.errors import ConfigError
@@ -47,7 +48,7 @@ def test_conditions_read_columns_and_properties(con: duckdb.DuckDBPyConnection) 
 
 
 def test_hold_keys_equal_the_funnel_on_a_joined_key(con: duckdb.DuckDBPyConnection) -> None:
-    """Two orders of one person: each is its own unit, and their events do not mix."""
+    """Two orders of one person: each is its own unit, and their events do not mix (design row 7)."""
     journey(
         con,
         ("p", "created", "2026-02-01 10:00", {"order_key": "o1", "campaign_id": "x"}),
@@ -63,6 +64,10 @@ def test_hold_keys_equal_the_funnel_on_a_joined_key(con: duckdb.DuckDBPyConnecti
     assert reached(con) == [2, 1]
     held = con.execute(f"select hold_key, level from {MARTS}.fct_funnel_people order by 1").fetchall()
     assert held == [(["o1", "x"], 1), (["o2", "x"], 2)]
+    con.execute(f"update {MARTS}.fct_journey set product_id = order_key || '|' || campaign_id")
+    build(con, f"funnels: [{{id: f, hold: [product_id], {steps}}}]")
+    joined = con.execute(f"select hold_key[1], level from {MARTS}.fct_funnel_people order by 1").fetchall()
+    assert joined == [("|".join(keys), level) for keys, level in held]
 
 
 def test_hold_keys_may_be_named_differently_per_step(con: duckdb.DuckDBPyConnection) -> None:
@@ -107,6 +112,7 @@ def test_breakdowns_are_taken_where_they_are_asked_for(con: duckdb.DuckDBPyConne
 
 @pytest.mark.parametrize("options", ["", ", order: adjacent", ", entry: each", ", entry: first", ", order: any"])
 def test_parts_sum_to_the_whole_and_counts_follow_from_the_evidence(options: str) -> None:
+    """In every mode (design rows 5 and 6). The recount knows nothing but the journey and the event ids."""
     con = open_memory(AS_OF, ZONE)
     build_marts(con, people=200, seed=11)
     con.execute(f"update {MARTS}.fct_journey set channel = null where hash(event_key) % 5 = 0")
@@ -132,18 +138,24 @@ def test_parts_sum_to_the_whole_and_counts_follow_from_the_evidence(options: str
     ).fetchall()
     assert wrong == []
     recounted = con.execute(
-        f"select unnest(step_nos) as n, count(*) from {MARTS}.fct_funnel_people group by n order by n"
+        f"""
+        with evidence as (
+            select one_id, unnest(step_nos) as step_no, unnest(event_keys) as event_key from {MARTS}.fct_funnel_people
+        )
+        select evidence.step_no, count(*) from evidence
+        inner join {MARTS}.fct_journey as journey using (one_id, event_key)
+        where case evidence.step_no when 1 then journey.event_name in ('page_view', 'product_view')
+            when 2 then journey.event_name = 'add_to_cart' else journey.event_name = 'order_paid' end
+        group by all order by all
+        """
     ).fetchall()
-    assert [count for _, count in recounted] == [count for count in reached(con) if count]
-    lost = con.execute(
-        f"select count(*) from (select unnest(event_keys) as event_key from {MARTS}.fct_funnel_people) as e"
-        f" anti join {MARTS}.fct_journey as j on j.event_key = e.event_key"
-    ).fetchall()
-    assert lost == [(0,)]
+    assert len(recounted) == 3
+    assert [count for _, count in recounted] == reached(con)
     con.close()
 
 
 def test_a_young_entry_never_changes_the_matured_rate(con: duckdb.DuckDBPyConnection) -> None:
+    """Raw and matured rates stand side by side, each with its Wilson bounds (design row 4)."""
     journey(con, ("p", "a", "2026-01-01 10:00"), ("p", "b", "2026-01-02 10:00"), ("q", "a", "2026-01-01 10:00"))
     build(con, TWO % "")
     query = (
@@ -155,6 +167,15 @@ def test_a_young_entry_never_changes_the_matured_rate(con: duckdb.DuckDBPyConnec
     build(con, TWO % "")
     assert con.execute(query).fetchall() == before
     assert con.execute(f"select max(entered) from {MARTS}.fct_funnel_steps").fetchall() == [(3,)]
+    bounds = con.execute(
+        f"select rate, rate_low, rate_high, matured_rate, matured_rate_low, matured_rate_high"
+        f" from {MARTS}.fct_funnel_steps where all_buckets and all_values and step_no = 2"
+    ).fetchall()[0]
+    expected = []
+    for entered in (3, 2):
+        wilson = binomtest(1, entered).proportion_ci(0.95, method="wilson")
+        expected += [1 / entered, wilson.low, wilson.high]
+    assert bounds == pytest.approx(expected, rel=1e-9)
     build(con, TWO % ", mature_only: true")
     assert con.execute(f"select max(entered) from {MARTS}.fct_funnel_steps").fetchall() == [(2,)]
 
@@ -182,6 +203,32 @@ def test_adjacency_ignores_what_a_filter_would_leave(con: duckdb.DuckDBPyConnect
     build(con, text)
     found = con.execute(f"select one_id, level from {MARTS}.fct_funnel_people order by 1").fetchall()
     assert found == [("p", 1), ("q", 2)]
+
+
+def test_unrelated_events_and_the_order_of_rows_change_no_byte() -> None:
+    """Adjacency is within the universe, not within what happened to be loaded (design row 3)."""
+    text = (
+        "funnels: [{id: f, order: adjacent, universe: [product_view, add_to_cart, order_paid], window: {total: 30d},"
+        " steps: [{id: v, event: product_view}, {id: c, event: add_to_cart}, {id: p, event: order_paid}]}]"
+    )
+    found = []
+    for loaded in ("as it came", "shuffled, with noise"):
+        con = open_memory(AS_OF, ZONE)
+        build_marts(con, people=200, seed=12)
+        if loaded != "as it came":
+            con.execute(
+                f"insert into {MARTS}.fct_journey by name select 'noise|' || event_key as event_key, one_id,"
+                f" 'noise' as event_name, event_at + interval 1 second as event_at, event_date from {MARTS}.fct_journey"
+            )
+            con.execute(f"create table journey as select * from {MARTS}.fct_journey order by md5(event_key)")
+            con.execute(f"delete from {MARTS}.fct_journey")
+            con.execute(f"insert into {MARTS}.fct_journey by name from journey")
+        build(con, text)
+        names = ("fct_funnel_people", "fct_funnel_steps")
+        found.append([con.execute(f"select * from {MARTS}.{name} order by all").fetchall() for name in names])
+        assert min(reached(con)) > 0
+        con.close()
+    assert found[0] == found[1]
 
 
 def test_outcomes_tell_why_a_person_stopped(con: duckdb.DuckDBPyConnection) -> None:

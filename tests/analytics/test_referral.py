@@ -104,6 +104,7 @@ def test_each_edge_has_its_outcome(campaign: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_reach_is_rebuilt_from_the_generations(campaign: duckdb.DuckDBPyConnection) -> None:
+    """Design row 9."""
     factors = campaign.execute(
         "select k from marts_db.marts.fct_referral_generations where members > 0 order by generation"
     ).fetchall()
@@ -116,6 +117,7 @@ def test_reach_is_rebuilt_from_the_generations(campaign: duckdb.DuckDBPyConnecti
 
 
 def test_credited_invitees_are_distinct(campaign: duckdb.DuckDBPyConnection) -> None:
+    """Design row 8: no circle, no self-invitation, nobody twice (the outcomes are told above)."""
     total, distinct = campaign.execute(
         "select count(*), count(distinct invitee_one_id) from marts_db.marts.fct_referral_edges where is_credited"
     ).fetchall()[0]

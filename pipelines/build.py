@@ -57,6 +57,7 @@ def build_definitions(home: Home) -> dg.Definitions:
         asset_checks=[
             quality.landing_reconciles,
             quality.layers_reconcile,
+            upkeep.erasures_are_whole,
             *quality.suite_checks(load_suites(home.config / "expectations"), assets),
         ],
         jobs=[job],

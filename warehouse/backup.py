@@ -9,6 +9,7 @@ The archive is a plain tar, mode 600 (it holds personal data): the files under t
 | landing | ledger, raw, rejects, collected events | ledger by SQLite's backup; then the files it knows, and more |
 | inbox | exported files, read and unread | copied |
 | sync | sync ledger, plans | ledger by SQLite's backup |
+| audit | requests to be forgotten, log of queries | ledger by SQLite's backup; joined with what is there |
 | config | `config/`, `dagster/dagster.yaml` | copied |
 | secrets | keys made by the platform | only when asked for; their fingerprints are always in the manifest |
 
@@ -40,8 +41,9 @@ from cdp.config import Strict
 from cdp.errors import ConfigError, FatalError, RetriableError
 from warehouse.connection import open_guard
 from warehouse.home import Home
+from warehouse.privacy_ledger import PrivacyLedger
 
-Part = Literal["warehouse", "landing", "inbox", "sync", "config", "secrets"]
+Part = Literal["warehouse", "landing", "inbox", "sync", "audit", "config", "secrets"]
 PARTS: tuple[Part, ...] = get_args(Part)  # in the order they are written
 
 MANIFEST = "manifest.json"
@@ -57,14 +59,17 @@ _CHUNK = 4 * 1024**2
 # What each part replaces in a home: folders, and files with the side files a database keeps beside them.
 _TARGETS: dict[Part, tuple[str, ...]] = {
     "warehouse": ("data/warehouse.duckdb",),
-    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected"),
+    "landing": ("data/landing.sqlite", "data/raw", "data/rejects", "data/collected", "data/forgotten.json"),
     "inbox": ("inbox",),
     "sync": ("data/sync.sqlite", "data/plans"),
+    "audit": ("data/privacy.sqlite", "logs/queries.jsonl"),
     "config": ("dagster/dagster.yaml", "config"),
     "secrets": ("secrets",),
 }
 # Computed from the part, so not in the archive, and put aside with it: built on other ids, it must not be added to.
 _DERIVED: dict[Part, tuple[str, ...]] = {"warehouse": ("data/marts.duckdb",)}
+# Who was forgotten and who read what is never set back: what an archive has of it is added to what stands there.
+_JOINED = ("data/privacy.sqlite", "data/forgotten.json", "logs/queries.jsonl")
 _SIDE_FILES = ("", ".wal", "-wal", "-shm", "-journal")
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -168,6 +173,7 @@ def create_backup(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     _record(home, final, manifest)
+    PrivacyLedger(home).write_list()  # beside the archive: who was forgotten stays so when it is restored
     missing = tuple(part for part in wanted if part not in manifest.parts)
     return BackupReport(final, manifest, missing, time.perf_counter() - started)
 
@@ -191,7 +197,8 @@ def restore_backup(
     """Bring *parts* (default: all the archive has) of *home* back from *file*.
 
     Everything is extracted beside the data and its checksums compared, and the databases opened, before anything of
-    the home is touched. What stood there is moved to `replaced-<time>/`, never deleted. While files change places
+    the home is touched. What stood there is moved to `replaced-<time>/`, never deleted; records of erasures and of
+    queries are joined, and the next run forgets again whom the archive still knows. While files change places
     `config/cdp.yaml` is out of use, so that a home whose restore was cut off is refused by every other verb; running
     the restore again finishes it. Raises `ConfigError` when the home is not empty and *force* is not given,
     `RetriableError` when a run has the warehouse open, `FatalError` when the archive is damaged.
@@ -216,6 +223,7 @@ def restore_backup(
         _extract(file, staging, files, progress)
         _check_databases(staging)
         os.sync()
+        _join(home, staging, file)
         replaced = _swap(home, staging, chosen, _free_name(home.root, REPLACED_PREFIX, now))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -500,6 +508,26 @@ def sqlite_fault(path: Path) -> str | None:
     return None if rows == [("ok",)] else "; ".join(str(row[0]) for row in rows[:3])
 
 
+def _join(home: Home, staging: Path, archive: Path) -> None:
+    """Records first, so that a restore that is cut off has brought nobody back unnoticed. Again, it changes nothing."""
+    (home.root / "data").mkdir(parents=True, exist_ok=True)
+    PrivacyLedger(home).join(staging, archive)
+    brought, here = staging / "logs" / "queries.jsonl", home.logs / "queries.jsonl"
+    if not brought.is_file():
+        return
+    lines = here.read_bytes().splitlines(keepends=True) if here.is_file() else []
+    known = set(lines)
+    older = [line for line in brought.read_bytes().splitlines(keepends=True) if line not in known]
+    if older:
+        here.parent.mkdir(parents=True, exist_ok=True)
+        temporary = here.with_name(f".{here.name}.tmp")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.writelines([*older, *lines])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, here)
+
+
 def _swap(home: Home, staging: Path, parts: Sequence[Part], aside: Path) -> Path | None:
     """Put the staged files in place. `config/cdp.yaml` goes out of use first and comes back last."""
     live = home.config / "cdp.yaml"
@@ -530,7 +558,7 @@ def _swap(home: Home, staging: Path, parts: Sequence[Part], aside: Path) -> Path
 def _in_order(parts: Sequence[Part]) -> list[str]:
     """Targets of *parts*, the folder `config` last: a home without it is refused by every verb."""
     targets = [target for part in parts for target in (*_TARGETS[part], *_DERIVED.get(part, ()))]
-    return sorted(targets, key=lambda target: target == "config")
+    return sorted((target for target in targets if target not in _JOINED), key=lambda target: target == "config")
 
 
 def _refuse_overwriting(home: Home, parts: Sequence[Part] | None, *, force: bool) -> None:
@@ -540,7 +568,8 @@ def _refuse_overwriting(home: Home, parts: Sequence[Part] | None, *, force: bool
         ours = (default_folder(home).name, STAGING_PREFIX)
         present = [path.name for path in home.root.iterdir() if not path.name.startswith(ours)]
     else:
-        present = [target for part in parts for target in _TARGETS[part] if (home.root / target).exists()]
+        targets = (target for part in parts for target in _TARGETS[part] if target not in _JOINED)
+        present = [target for target in targets if (home.root / target).exists()]
     if present:
         raise ConfigError(
             f"{home.root} is not empty: {', '.join(sorted(present)[:8])}",

@@ -48,16 +48,31 @@ from warehouse.identity_tables import ensure_tables
 from warehouse.identity_values import NODE_TEXT, hash_mac
 from warehouse.landing import stream_lock
 from warehouse.landing_ledger import BatchRecord, LandingLedger, Part
-from warehouse.privacy_ledger import LIST, PrivacyLedger, Request
+from warehouse.privacy_ledger import LIST, RESTORED, PrivacyLedger, Request
 from warehouse.publish import versions
 from warehouse.secrets import identity_secret
 from warehouse.suppression import Barrier
 
 Progress = Callable[[str, int, int], None]  # place, done, total
-RESTORED = "restored"  # a mark: the list must be applied to what a restore brought back
 # Never looked at: what the brand wrote itself, keys, archives (forgotten again when restored), DuckDB's spill.
 _NOT_OURS = ("config", "secrets", "backups", "data/tmp")
 _ARCHIVES = "backups"
+# What a run computes from, publishes or sends: a person found here would be served to somebody.
+_SERVED = ("data/raw/", "data/warehouse.duckdb", "data/marts.duckdb", "data/published/", "data/sync.sqlite",
+           "data/plans/")  # fmt: skip
+
+
+class UnprovenError(CheckFailedError):
+    """Something of a forgotten person is left. *found*: places of the home, and how often."""
+
+    def __init__(self, message: str, *, hint: str, found: Sequence[tuple[str, int]]) -> None:
+        super().__init__(message, hint=hint)
+        self.found = tuple(found)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a run would publish or send what is left."""
+        return any(place.startswith(_SERVED) for place, _ in self.found)
 
 
 @dataclass(frozen=True)
@@ -158,7 +173,7 @@ def erase(
     """Forget *names* everywhere, prove it, and keep them out (for *keep_days*; None: for ever).
 
     What an earlier request left unfinished is finished first; names that it held count as done. Raises
-    `CheckFailedError` when something is found afterwards: the request then stays open, and running it again goes on.
+    `UnprovenError` when something is found afterwards: the request then stays open, and running it again goes on.
     """
     if not reason.strip():
         raise FatalError("an erasure needs a reason", hint="say who asked and when: --reason '…'")
@@ -186,35 +201,45 @@ def erase(
         return replace(_carry_out(scene, request, traces, now=now), seconds=time.perf_counter() - started)
 
 
-def finish(scene: Scene, *, now: datetime, locked: bool = False) -> list[ErasureReport]:
+def finish(scene: Scene, *, now: datetime, locked: bool = False, lenient: bool = False) -> list[ErasureReport]:
     """Finish what a stopped erasure left, and forget again what a restore brought back. Cheap where there is nothing.
 
-    *locked*: the caller holds the home's run lock.
+    *locked*: the caller holds the home's run lock. *lenient*: an erasure whose proof fails is noted and stays open,
+    and is raised only when a run would publish or send what is left (`UnprovenError.is_served`).
     """
     ledger = PrivacyLedger(scene.home)
     running = ledger.running()
     if not running and not ledger.mark(RESTORED):
         return []
     with nullcontext() if locked else _alone(scene.home):
-        reports = [_carry_out(scene, request, traces, now=now) for request, traces in running]
+        reports: list[ErasureReport] = []
+        for request, traces in running:
+            with _noting(ledger, request.request_id, lenient=lenient):
+                reports.append(_carry_out(scene, request, traces, now=now))
         if ledger.mark(RESTORED):
-            reports.append(_again(scene, now=now))
-            ledger.set_mark(RESTORED, "")
+            with _noting(ledger, RESTORED, lenient=lenient):
+                reports.append(_again(scene, now=now))
+                ledger.set_mark(RESTORED, "")
     return reports
 
 
+@contextmanager
+def _noting(ledger: PrivacyLedger, name: str, *, lenient: bool) -> Iterator[None]:
+    """Keep in the ledger why the erasure *name* is not whole, until it is."""
+    try:
+        yield
+    except UnprovenError as error:
+        ledger.note_unfinished(name, error.message)
+        if error.is_served or not lenient:
+            raise
+    else:
+        ledger.note_unfinished(name, "")
+
+
 def note_restore(home: Home, archive: Path) -> int:
-    """After a restore: take the lists beside *archive* and in it, and have `finish` apply them. Returns how many
-    digests there are to apply."""
-    ledger = PrivacyLedger(home)
-    for path in (home.root / "data" / LIST, archive.parent / LIST):
-        ledger.take_list(path)
-    if not ledger.path.exists():
-        return 0
-    ledger.set_mark(RESTORED, "yes")
-    ledger.write_list()
-    moment = datetime.fromtimestamp(0).astimezone()
-    return len(ledger.digests("node", now=moment)) + len(ledger.digests("text", now=moment))
+    """After a restore: how many digests `finish` will apply to what *archive* brought. `restore_backup` has joined the
+    lists already; for files that were brought back by other means this does."""
+    return PrivacyLedger(home).join(home.root, archive)
 
 
 # ---------------------------------------------------------------------------------------------------- who it is
@@ -301,9 +326,10 @@ def _carry_out(scene: Scene, request: Request, traces: Traces, *, now: datetime)
     report = replace(_report(work, started), request_id=request.request_id, found=found, files=files, bytes=size)
     if found:
         shown = ", ".join(f"{place} ({times})" for place, times in found[:5])
-        raise CheckFailedError(
+        raise UnprovenError(
             f"erasure {request.request_id} is not whole: something is left in {shown}",
             hint="what can be cleaned is; mend the rest (a file in use, the brand's own configuration) and repeat",
+            found=found,
         )
     ledger.finish(request.request_id, report.counts, now=now)
     return report
@@ -332,9 +358,10 @@ def _again(scene: Scene, *, now: datetime) -> ErasureReport:
                 con.execute("insert into identity.tombstone values (?, ?, null)", [mac, at])
     found, files, size = prove(scene, traces)
     if found:
-        raise CheckFailedError(
+        raise UnprovenError(
             f"what the restore brought back is not forgotten again: {', '.join(place for place, _ in found[:5])}",
-            hint="mend it and repeat `cdp identity forget --finish`",
+            hint="mend it and repeat: cdp privacy finish",
+            found=found,
         )
     return replace(_report(work, started), files=files, bytes=size)
 
@@ -647,4 +674,4 @@ def _place(work: _Work, path: Path) -> str:
     return str(path.relative_to(work.scene.home.root))
 
 
-__all__ = ["ErasureReport", "Removal", "Scene", "erase", "finish", "note_restore", "preview", "prove"]
+__all__ = ["ErasureReport", "Removal", "Scene", "UnprovenError", "erase", "finish", "note_restore", "preview", "prove"]

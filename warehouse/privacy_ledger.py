@@ -24,6 +24,8 @@ from cdp.privacy.traces import Traces
 from warehouse.home import Home
 
 LIST = "forgotten.json"
+RESTORED = "restored"  # a mark: the list must be applied to what a restore brought back
+_UNFINISHED = "unfinished "  # marks: why an erasure is not whole
 _FORMAT = 1
 _SCHEMA = """
 create table if not exists digests (
@@ -208,6 +210,39 @@ class PrivacyLedger:
             con.execute("commit")
         return new
 
+    def join(self, folder: Path, archive: Path) -> int:
+        """Add what a restore brings: the ledger and the list below *folder* (shaped like a home), and the list beside
+        *archive*. Nothing of this ledger is lost. Has `warehouse.erasure.finish` apply the list; returns how many
+        digests that are."""
+        brought = folder / "data" / "privacy.sqlite"
+        if brought.is_file() and brought != self.path:
+            self._take_ledger(brought)
+        for path in (folder / "data" / LIST, archive.parent / LIST):
+            self.take_list(path)
+        if not self._rows("select 1 from digests limit 1"):
+            return 0
+        self.set_mark(RESTORED, "yes")
+        self.write_list()
+        return int(self._rows("select count(*) from digests where kind in ('node', 'text')")[0][0])
+
+    def _take_ledger(self, path: Path) -> None:
+        """Requests that are not here come as they were, one under way with what it looks for; what is here stays."""
+        with self._open() as con:
+            con.execute("attach ? as brought", (str(path),))
+            con.execute("begin immediate")
+            con.execute(
+                "insert into work select * from brought.work where request_id not in (select request_id from requests)"
+            )
+            con.execute("insert or ignore into requests select * from brought.requests")
+            con.execute(
+                "insert into digests select * from brought.digests where true on conflict (kind, mac) do update set"
+                " forgotten_at = excluded.forgotten_at, expires_at = excluded.expires_at"
+                " where excluded.forgotten_at > forgotten_at"
+            )
+            con.execute("insert into retention select * from brought.retention except select * from retention")
+            con.execute("commit")
+            con.execute("detach brought")
+
     # -- small things --------------------------------------------------------------------------------------------------
 
     def mark(self, name: str) -> str:
@@ -218,6 +253,19 @@ class PrivacyLedger:
     def set_mark(self, name: str, value: str) -> None:
         with self._open() as con:
             con.execute("insert or replace into marks values (?, ?)", (name, value))
+
+    def note_unfinished(self, name: str, why: str) -> None:
+        """Keep why the erasure *name* (a request, or `RESTORED`) is not whole; "": it is."""
+        with self._open() as con:
+            con.execute("delete from marks where name = ?", (_UNFINISHED + name,))
+            if why:
+                con.execute("insert into marks values (?, ?)", (_UNFINISHED + name, why))
+
+    def unfinished(self) -> dict[str, str]:
+        """Erasures that are not whole -> why, as far as known: requests, and `RESTORED`."""
+        open_ones = [request.request_id for request, _ in self.running()]
+        open_ones += [RESTORED] if self.mark(RESTORED) else []
+        return {name: self.mark(_UNFINISHED + name) or "not finished yet" for name in open_ones}
 
     def note_retention(self, rows: Iterable[tuple[str, str, str, str, int]]) -> None:
         """Keep what retention took: (at, rule, place, cut, rows)."""

@@ -10,18 +10,20 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from cdp.errors import ConfigError, FatalError, RetriableError
+from cdp.privacy.traces import Traces
 from tests.operations.homes import land_batches, registry
 from warehouse import backup
 from warehouse.backup import create_backup, last_backup, read_manifest, restore_backup, verify_backup
 from warehouse.home import Home
 from warehouse.landing_ledger import LandingLedger
+from warehouse.privacy_ledger import PrivacyLedger
 
 
 def contents(home: Home) -> dict[str, str]:
@@ -118,6 +120,42 @@ def test_one_part_comes_back_alone(home: Home, tmp_path: Path, now: datetime) ->
     assert registry(home) == people
     assert len(LandingLedger(home.landing_ledger).batches()) == 4, "what landed since the backup stays"
     assert (home.config / "cdp.yaml").exists()
+
+
+def test_records_of_erasures_and_queries_are_joined_and_never_set_back(
+    home: Home, tmp_path: Path, now: datetime
+) -> None:
+    """A request and a query since the backup stay; on a new machine those of the backup come along."""
+
+    def forget(place: Home, phone: str, at: datetime) -> str:
+        ledger = PrivacyLedger(place)
+        request = ledger.begin(
+            Traces(frozenset({("phone", phone)})), [], secret=b"key", actor="dpo", reason="asked", now=at,
+            whole_person=True, expires_at=None,
+        )  # fmt: skip
+        ledger.finish(request, {"data/raw": [1, 0]}, now=at)
+        return request
+
+    log = home.logs / "queries.jsonl"
+    log.parent.mkdir(exist_ok=True)
+    first = forget(home, "13612345678", now)
+    log.write_text('{"at": "1"}\n', encoding="utf-8")
+    archive = create_backup(home, to=tmp_path / "elsewhere", now=now).path
+    second = forget(home, "13712345678", now + timedelta(days=1))
+    with log.open("a", encoding="utf-8") as file:
+        file.write('{"at": "2"}\n')
+
+    restore_backup(archive, home, now=now + timedelta(days=2), force=True)
+    assert [request.request_id for request in PrivacyLedger(home).requests()] == [first, second]
+    assert log.read_text(encoding="utf-8") == '{"at": "1"}\n{"at": "2"}\n'
+    assert PrivacyLedger(home).unfinished(), "whom the archive still knows is to be forgotten again"
+
+    fresh = Home(tmp_path / "new machine")
+    restore_backup(archive, fresh, now=now + timedelta(days=2))
+    assert [request.request_id for request in PrivacyLedger(fresh).requests()] == [first]
+    assert len(PrivacyLedger(fresh).digests("text", now=now)) == 2, "the list beside the archive is newer than itself"
+    assert (fresh.logs / "queries.jsonl").read_text(encoding="utf-8") == '{"at": "1"}\n'
+    assert PrivacyLedger(fresh).path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.9])

@@ -16,9 +16,9 @@ from warehouse.home import Home
 
 ASKED = datetime(2026, 11, 20, 4, 0, tzinfo=UTC)
 CUT = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
-PHONE, OPENID, UNIONID = "13612345678", "oPlanted-Openid_0123456789AB", "oPlantedUnion_0123456789abcd"
+PHONE, OPENID, UNIONID = "13652817439", "oPlanted-Openid_0123456789AB", "oPlantedUnion_0123456789abcd"
 EMAIL, NAME, COOKIE = "TieZhu.Ouyang@example.com", "欧阳铁柱", "cookie-7f3a9be2c4d1"
-PLANTED = (PHONE, "136-1234-5678", "１３６１２３４５６７８", OPENID, UNIONID, EMAIL, EMAIL.lower(), NAME, COOKIE)
+PLANTED = (PHONE, "136-5281-7439", "１３６５２８１７４３９", OPENID, UNIONID, EMAIL, EMAIL.lower(), NAME, COOKIE)
 
 SOURCES = """
 sources:
@@ -43,7 +43,7 @@ sources:
     appid: wx1
 """
 PEOPLE = f"""id,name,mobile,mail,unionid,openid,appid,since,invited_by,agrees,store_id,points
-77,{NAME},+86 136-1234-5678,{EMAIL},{UNIONID},{OPENID},wx1,2025-03-01T08:00:00Z,,1,77,10
+77,{NAME},+86 136-5281-7439,{EMAIL},{UNIONID},{OPENID},wx1,2025-03-01T08:00:00Z,,1,77,10
 78,欧阳小宝,{PHONE},,,,,2025-04-01T08:00:00Z,,1,77,77
 79,赵桂花,13700000001,,,,,2025-05-01T08:00:00Z,77,0,S2,5
 80,钱多多,13700000002,,,,,2025-06-01T08:00:00Z,,,S2,6
@@ -51,7 +51,7 @@ PEOPLE = f"""id,name,mobile,mail,unionid,openid,appid,since,invited_by,agrees,st
 ORDERS = f"""order_id,buyer,mobile,at,amount,receiver_phone
 A-1,77,{PHONE},2025-03-02T08:00:00Z,100.00,{PHONE}
 A-2,78,{PHONE},2025-04-02T08:00:00Z,50.00,
-77,79,13700000001,2025-05-02T08:00:00Z,60.00,１３６１２３４５６７８
+77,79,13700000001,2025-05-02T08:00:00Z,60.00,１３６５２８１７４３９
 A-4,77,{PHONE},2025-06-02T08:00:00Z,not money,
 """
 LINES = "order_id,line_id,product_id,quantity,amount\nA-1,1,P1,1,100.00\nA-2,1,P1,1,50.00\n77,1,P77,77,60.00\n"

@@ -53,14 +53,15 @@ STREAMS: tuple[Stream, ...] = (
         "refunds",
         "platform shop refund_id",
         "one refund of an order",
-        "refund_id!, order_id!, platform, shop, refunded_at:timestamp, amount:decimal, currency, reason",
+        """refund_id!, order_id!, platform, shop, refunded_at:timestamp, amount:decimal, currency, reason,
+        updated_at:timestamp""",
     ),
     _stream(
         "order_lines",
         "platform shop order_id line_id",
         "one product of an order",
         """order_id!, line_id!, platform, shop, product_id, sku, product_name, category, quantity:int, price:decimal,
-        amount:decimal""",
+        amount:decimal, updated_at:timestamp""",
     ),
     _stream(
         "products",

@@ -16,6 +16,9 @@ from cdp.errors import ConfigError
 from connectors import canonical
 from connectors.settings import ColumnRule, MappedStream
 
+# Rows of these are as new as the order they stand beside, where they have no date of their own.
+OF_ORDERS = ("order_lines", "refunds")
+DATED = "updated_at"
 FOLDER = Path(__file__).parent / "profiles"
 
 
@@ -104,7 +107,10 @@ class Profile(Strict):
         `from` is the list of those of its names that are there; the mapping reads the column `source_of` names.
         """
         columns: dict[str, ProfileColumn] = {}
-        for target, rule in self.streams[stream].columns.items():
+        given = self.streams[stream].columns
+        if stream in OF_ORDERS and "orders" in self.streams and (dated := self.streams["orders"].columns.get(DATED)):
+            given = {DATED: dated, **given}
+        for target, rule in given.items():
             resolved = _resolved(rule, names)
             if resolved is not None:
                 columns[target] = resolved

@@ -234,10 +234,61 @@ def test_an_older_export_loaded_later_takes_nothing_back(tmp_path: Path) -> None
         ("3", "closed", "1.00"),
         ("4", "closed", "1.00"),
     ]
+    staged = _staged(brand, "orders", "trimmed as", "order_id, status, amount::text")
+    assert staged == brand.latest("canonical__orders", "order_id, status, amount::text")
+
+
+def _staged(brand: Brand, name: str, until: str, columns: str) -> list[tuple[object, ...]]:
+    """What staging takes for the current version of each row."""
     with duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
         register_raw(con, brand.home, registry.raw_sources(brand.config), registry.all_streams())
-        model = Path("models/staging/canonical/stg_canonical__orders.sql").read_text(encoding="utf-8")
-        picked = model[model.index("with versions") : model.index("trimmed as")].rstrip().rstrip(",")
-        staged = con.execute(f"{picked} select order_id, status, amount::text from current order by 1").fetchall()
-    assert staged == brand.latest("canonical__orders", "order_id, status, amount::text")
+        model = Path(f"models/staging/canonical/stg_canonical__{name}.sql").read_text(encoding="utf-8")
+        picked = model[model.index("with versions") : model.index(until)].rstrip().rstrip(",")
+        return con.execute(f"{picked} select {columns} from current order by all").fetchall()
+
+
+def test_lines_and_refunds_follow_the_version_of_their_order(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    header = "订单编号,商品名称,支付金额,订单提交时间,支付完成时间,发货时间,订单完成时间\n"
+    brand = Brand(
+        tmp_path,
+        """
+sources:
+  shop: {connector: shop_export, path: inbox/, shop: s, profiles: profiles}
+  erp: {connector: file, streams: {refunds: {path: refunds.csv}}}
+""",
+    )
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "own.yaml").write_text(
+        """
+name: own
+platform: own
+title: own
+grain: item
+requires: [订单编号, 商品名称, 支付金额]
+streams:
+  orders:
+    columns:
+      order_id: 订单编号
+      amount: {from: 支付金额, aggregate: sum}
+      updated_at: {from: [订单完成时间, 支付完成时间]}
+  order_lines: {columns: {order_id: 订单编号, line_id: 商品名称, product_name: 商品名称, amount: 支付金额}}
+""",
+        encoding="utf-8",
+    )
+    exports = {
+        "newer.csv": "1,奶粉,90.00,2026-03-01 10:00:00,2026-03-01 10:01:00,,2026-03-09 10:00:00\n",
+        "older.csv": "1,奶粉,100.00,2026-03-01 10:00:00,2026-03-01 10:01:00,,\n",
+    }
+    for name, rows in exports.items():
+        (tmp_path / "inbox" / name).write_text(header + rows, encoding="utf-8")
+        brand.land("shop")
+    assert _staged(brand, "orders", "trimmed as", "amount::text") == [("90.00",)]
+    assert _staged(brand, "order_lines", "stg_canonical__order_lines as", "amount::text") == [("90.00",)]
+
+    for amount, updated in (("90.00", "2026-03-09"), ("100.00", "2026-03-01")):
+        text = f"refund_id,order_id,amount,updated_at\nR1,1,{amount},{updated}\n"
+        (tmp_path / "refunds.csv").write_text(text, encoding="utf-8")
+        brand.land("erp")
+    assert _staged(brand, "refunds", "stg_canonical__refunds as", "amount::text") == [("90.00",)]

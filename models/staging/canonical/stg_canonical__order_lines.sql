@@ -9,7 +9,7 @@ with versions as (
         stream._source as source,
         row_number() over (
             partition by stream._source, stream.platform, stream.shop, stream.order_id, stream.line_id
-            order by stream._batch_seq desc, stream._row_number desc
+            order by stream._version_at desc nulls last, stream._batch_seq desc, stream._row_number desc
         ) as _version
     from raw.canonical__order_lines as stream
 ),

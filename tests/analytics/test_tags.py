@@ -6,7 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
+from scipy.special import rel_entr
 
 from cdp.config import parse
 from cdp.errors import CheckFailedError, ConfigError
@@ -137,6 +139,7 @@ tag_groups:
 
 
 def test_overlapping_rules_fail_and_name_a_person(few: duckdb.DuckDBPyConnection) -> None:
+    """Design row 17: nothing of the run is kept."""
     config = tags('tag_groups: [{id: size, kind: rule, rules: {小: "orders_paid >= 1", 大: "orders_paid >= 3"}}]')
     with pytest.raises(CheckFailedError, match=r"the rules of 小, 大 both hold for person a \(1 people in all\)"):
         build(few, config)
@@ -178,6 +181,7 @@ tag_groups:
 
 
 def test_plan_counts_are_those_of_the_next_publication(brand: duckdb.DuckDBPyConnection) -> None:
+    """Design row 18."""
     features(brand)
     build(brand, tags(LIFECYCLE))
     changed = tags(LIFECYCLE.replace("orders_paid >= 1", "net_amount >= 200"))
@@ -214,6 +218,7 @@ def test_history_moves_with_the_days_and_rerunning_adds_nothing(con: duckdb.Duck
 
 
 def test_an_earlier_day_comes_back_bit_for_bit_and_late_events_show(con: duckdb.DuckDBPyConnection) -> None:
+    """Design row 16."""
     build_marts(con, people=200, seed=3)
     config = tags((ROOT / "config" / "tags.yaml").read_text(encoding="utf-8"))
     earlier = AS_OF - timedelta(days=20)
@@ -251,6 +256,7 @@ def test_running_the_same_day_on_changed_data_is_a_labelled_restatement(few: duc
 
 
 def test_splitting_a_person_and_merging_them_again_returns_the_same_bytes() -> None:
+    """Tags, lifetime value, funnels, credit and referrals (design row 10)."""
     config = tags((ROOT / "config" / "tags.yaml").read_text(encoding="utf-8"))
 
     def run(split: bool) -> dict[str, list[tuple[Any, ...]]]:
@@ -268,12 +274,18 @@ def test_splitting_a_person_and_merging_them_again_returns_the_same_bytes() -> N
                 con.execute(
                     f"update {MARTS}.{table} set one_id = 'q' where one_id = ? and hash(rowid) % 2 = 0", [whole]
                 )
+            con.execute(
+                f"update {MARTS}.fct_referrals set inviter_one_id = 'q'"
+                " where inviter_one_id = ? and hash(rowid) % 2 = 0",
+                [whole],
+            )
             con.execute(f"insert into {MARTS}.dim_people (one_id, is_follower) values ('q', false)")
             earlier = AS_OF - timedelta(days=1)
             features(con, as_of=earlier)
             build(con, config, as_of=earlier)
             for table in moved:
                 con.execute(f"update {MARTS}.{table} set one_id = ? where one_id = 'q'", [whole])
+            con.execute(f"update {MARTS}.fct_referrals set inviter_one_id = ? where inviter_one_id = 'q'", [whole])
             con.execute(f"delete from {MARTS}.dim_people where one_id = 'q'")
             con.execute("create schema identity")
             con.execute(
@@ -283,7 +295,10 @@ def test_splitting_a_person_and_merging_them_again_returns_the_same_bytes() -> N
         build(con, config)
         build_funnels(con, config_of("funnels.yaml", FunnelsConfig), as_of=AS_OF, timezone=ZONE)
         build_metrics(con, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
-        tables = ("fct_tags_current", "fct_ltv_people", "fct_funnel_people", "fct_attribution_credit", "fct_rfm")
+        tables = (
+            "fct_tags_current", "fct_ltv_people", "fct_funnel_people", "fct_funnel_steps", "fct_attribution_credit",
+            "fct_referral_edges", "fct_rfm",
+        )  # fmt: skip
         found = {name: con.execute(f"select * from {MARTS}.{name} order by all").fetchall() for name in tables}
         if split:
             ended = con.execute(
@@ -298,6 +313,7 @@ def test_splitting_a_person_and_merging_them_again_returns_the_same_bytes() -> N
 
 
 def test_a_breach_of_health_keeps_the_last_good_version(few: duckdb.DuckDBPyConnection) -> None:
+    """Design row 19; the values themselves are checked by the test below."""
     text = (
         LIFECYCLE + "    health: "
         "{coverage: [0.5, 1.0], value_share_max: 0.9, psi_max: 0.5, daily_churn_max: 0.4, severity: error}\n"
@@ -315,6 +331,48 @@ def test_a_breach_of_health_keeps_the_last_good_version(few: duckdb.DuckDBPyConn
     assert current(few, "lifecycle") == good
     rows = health_rows(few, marts=MARTS)
     assert {(row[1], row[8], row[12]) for row in rows} >= {("kept", "coverage", False)}
+
+
+def test_health_is_measured_as_its_definitions_say(brand: duckdb.DuckDBPyConnection) -> None:
+    """Coverage, largest share, PSI and churn over five days, against numbers taken from what was published (design
+    row 19). People leave and enter the group, and one value is new."""
+    first, second = AS_OF - timedelta(days=5), AS_OF
+    text = LIFECYCLE.replace("friend_added_at is not null", "is_follower")
+    features(brand, as_of=first)
+    build(brand, tags(text), as_of=first)
+    before = current(brand, "lifecycle")
+    brand.execute(f"update {MARTS}.dim_people set is_follower = not is_follower where one_id < 'p000060'")
+    changed = text.replace('"purchase_days >= 2"', '"purchase_days >= 2", 常客: "purchase_days >= 4"').replace(
+        "首购, 复购]", "首购, 复购, 常客]"
+    )
+    bounds = "    health: {coverage: [0, 1], value_share_max: 1.0, psi_max: 9, daily_churn_max: 1.0}\n"
+    features(brand, as_of=second)
+    build(brand, tags(changed + bounds), as_of=second)
+    after = current(brand, "lifecycle")
+    values = sorted({value for held in (before, after) for [value] in held.values()})
+    old, new = (np.array([list(held.values()).count([value]) for value in values]) for held in (before, after))
+    shares = [np.maximum(counts / counts.sum(), 1e-4) for counts in (new, old)]
+    people = brand.execute(f"select count(*) from {MARTS}.fct_person_features").fetchall()[0][0]
+    left = [one_id for one_id, value in before.items() if after.get(one_id) != value]
+    entered = [one_id for one_id in after if one_id not in before]
+    assert old.min() == 0
+    assert len(entered) > 5
+    assert any(one_id not in after for one_id in left)
+    found = dict(
+        brand.execute(
+            f"select metric, value from {MARTS}.fct_tag_health"
+            f" where run = (select max(run) from {MARTS}.fct_tag_health)"
+        ).fetchall()
+    )
+    assert found == pytest.approx(
+        {
+            "coverage": len(after) / people,
+            "value_share": new.max() / len(after),
+            "psi": float(np.sum(rel_entr(*shares) + rel_entr(*shares[::-1]))),
+            "daily_churn": len(left) / len(before) / 5,
+        },
+        rel=1e-9,
+    )
 
 
 def test_keep_last_keeps_a_value_for_its_time(few: duckdb.DuckDBPyConnection) -> None:
@@ -465,6 +523,7 @@ def test_weekly_groups_wait_and_stale_inputs_keep_the_last_version(few: duckdb.D
 
 
 def test_removing_a_column_or_a_consent_lists_exactly_its_users() -> None:
+    """Design row 25."""
     config = tags(
         (ROOT / "config" / "tags.yaml").read_text(encoding="utf-8")
         + """

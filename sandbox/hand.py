@@ -233,8 +233,12 @@ def confirm_message(world: World, action: Action) -> None:
 
 
 def set_scope(world: World, action: Action) -> None:
-    """An admin puts staff inside or outside the customer-contact scope."""
-    world.state.run("update staff set in_scope = ? where userid = ?", int(action["in_scope"]), action["userid"])
+    """An admin puts staff, new ones too, inside or outside the customer-contact scope."""
+    world.state.run(
+        "insert into staff (userid, name, in_scope) values (?, ?, ?)"
+        " on conflict (userid) do update set in_scope = excluded.in_scope",
+        action["userid"], action.get("name", action["userid"]), int(action["in_scope"]),
+    )  # fmt: skip
     world.state.reload()
 
 

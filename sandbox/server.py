@@ -87,6 +87,7 @@ def serve(
     listener = socket.create_server((host, port), reuse_port=False, backlog=512)
     port = listener.getsockname()[1]
     world = World(State(state_path))
+    world.state.add_first_app()
     if limits is not None:
         world.state.set("limits", {"enabled": limits})
     if scenario is not None:

@@ -111,6 +111,9 @@ create table if not exists mp_codes (
 );
 """
 
+# The self-built app of a practice corp: (agentid, secret). A secret of nothing real.
+FIRST_APP = (1000002, "sandbox-secret-of-the-self-built-app-0001")
+
 # What the public reference leaves open (†) is a setting, so that no client can come to depend on one answer.
 DEFAULTS: dict[str, Any] = {
     "corpid": "ww5a7d0c3b9e1f2468",
@@ -216,6 +219,13 @@ class State:
 
     def all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         return self.con.execute(sql, values).fetchall()
+
+    def add_first_app(self) -> None:
+        """Give a corp without an app its self-built one, so that a client can get a token."""
+        if not self.apps:
+            agentid, secret = FIRST_APP
+            self.run("insert into apps (agentid, name, secret) values (?, ?, ?)", agentid, "自建应用", secret)
+            self.reload()
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute one writing statement (committed at once); the number of rows it changed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from sandbox.state import FIRST_APP
+
 BRAND = "山茶集"
 TIMEZONE = "Asia/Shanghai"
 OFFSET = 8 * 3600  # the zone has had no daylight saving since 1991
 CORPID = "ww5a7d0c3b9e1f2468"
-APP_SECRET, AGENTID = "sandbox-secret-of-the-self-built-app-0001", 1000002
+AGENTID, APP_SECRET = FIRST_APP
 OTHER_SECRET, OTHER_AGENTID = "sandbox-secret-of-another-teams-app-00002", 1000003
 OA_APPID, OA_SECRET = "wx0a00000000000001", "sandbox-oa-secret-0001"
 MP_APPID, MP_SECRET = "wx0b00000000000002", "sandbox-mp-secret-0002"

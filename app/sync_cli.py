@@ -19,7 +19,7 @@ from cdp.sync.model import WATERFALL
 from pipelines import sync_steps
 from pipelines.sync_steps import Desk, desk
 from warehouse import sync_drift, sync_plan
-from warehouse.sync_page import WORDS, step_text
+from warehouse.sync_page import STATES, WORDS, step_text
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -144,7 +144,7 @@ def drift(
         return
     table = Table(*(_word(name) for name in ("employee", "tag", "direction", "by", "relations", "last seen")))
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(_state(str(value)) for value in row.values()))
     console.print(table)
     _say(False, {"found": len(report.drift), "new": report.new, "put to rest": report.frozen})
 
@@ -237,7 +237,8 @@ def status(as_json: Json = False) -> None:
     for row in rows:
         done = row["progress"]
         count = f"{done['done']:,}/{done['total']:,}" if done else ""
-        table.add_row(row["plan_id"], row["verdict"], row["state"], row["run_state"] or "", count, row["sign_of_life"])
+        states = (_word(row["verdict"]), _state(row["state"]), _state(row["run_state"] or ""))
+        table.add_row(row["plan_id"], *states, count, row["sign_of_life"])
     console.print(table)
 
 
@@ -268,7 +269,7 @@ def log(
     table = Table("#", *heads, Column(_word("plan"), no_wrap=True), _word("detail"))
     for row in rows:
         detail = json.dumps(row["detail"], ensure_ascii=False)
-        table.add_row(str(row["seq"]), row["at"][:19], row["who"], row["action"], row["plan_id"], detail)
+        table.add_row(str(row["seq"]), row["at"][:19], row["who"], _state(row["action"]), row["plan_id"], detail)
     console.print(table)
     console.print(f"{length} {_word('chain intact')}")
 
@@ -292,6 +293,10 @@ def _print_plan(summary: Mapping[str, Any], page: str, as_json: bool, *, only_li
             console.print(f"  [bold]{word[gate['verdict']]}[/] {gate[locale]}", highlight=False)
     console.print(changes_table(summary["tags"], word))
     console.print(waterfall_table(summary["tags"], word))
+    for tag in summary.get("flapping", ()):
+        counted = f"{tag['people']:,} {word['people']}, {word['flips']} {tag['flips']}"
+        told = f"{word['churn_held']} {tag['key']}: {counted}; {word['rule']}: {tag['rule']}"
+        console.print(f"  {told}", highlight=False, markup=False, soft_wrap=True)
     for side in ("add", "remove"):
         for line in summary["samples"][side]:
             console.print(f"  {word[side]} {line}", highlight=False, markup=False)
@@ -373,10 +378,19 @@ def _word(name: str) -> str:
     return words().get(name, name)
 
 
+def _state(name: str) -> str:
+    """A state, an action or who acted, in the brand's language; itself where that has no word for it."""
+    return STATES[brand().locale].get(name, name)
+
+
 def _told(value: Any) -> str:
     """A value in a line: counts of a mapping one after the other, without those that are nothing."""
     if isinstance(value, Mapping):
-        return "  ".join(f"{_word(str(name))} {item}" for name, item in value.items() if item not in (None, [], {}, 0))
+        return "  ".join(
+            f"{STATES[brand().locale].get(str(name)) or _word(str(name))} {item}"
+            for name, item in value.items()
+            if item not in (None, [], {}, 0)
+        )
     return "  ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 

@@ -26,6 +26,9 @@ from warehouse.sync_ledger import SyncLedger
 
 # Higher shows first. Counted down from here, so that one more at the end leaves the others where they are.
 ORDER_TOP = 10_000
+# one_id and tag of those who went in and out too often, and how often
+FLAPPING_SCHEMA = pl.Schema({"one_id": pl.String, "key": pl.String, "flips": pl.Int64})
+_NOT_A_RULE = {"id", "label", "description", "health", "write_back", "overrides", "consent_purpose"}
 _MODES: dict[str, GroupMode] = {"replace_in_group": "mirror", "add_only": "add_only"}
 
 
@@ -54,7 +57,7 @@ def gather(
         base_relations(home, con, ledger, corpid, config.source, published_at),
         ledger.lost(since=now - parse_duration(config.retry_gone)),
     )
-    wanted = current_tags(con, groups)
+    wanted, flips = current_tags(con, groups), flapping(con, config, groups, now=now)
     everybody = people(con, config, barred=ledger.barred())
     relations, everybody = with_farewells(relations, everybody, farewells(home, ledger), now=now)
     state = State(
@@ -63,7 +66,7 @@ def gather(
         people=everybody,
         staff=staff(con, corpid),
         frozen=ledger.frozen(now=now),
-        churn_held=flapping(con, config, groups, now=now),
+        churn_held=flips.select("one_id", "key"),
         control=control_people(wanted["one_id"].unique().to_list(), config.control),
         visible=remote.staff,
         experiments={item.id: frozenset(item.groups) for item in config.control.experiments},
@@ -91,6 +94,7 @@ def gather(
         call_ms=ledger.call_ms(),
         canary=canary,
         intended_groups=ledger.intended_groups(),
+        flapping=flapping_tags(flips, tags),
     )
 
 
@@ -115,7 +119,7 @@ def group_specs(
                     TagSpec(f"{group}/{value}", group, value, names.get(value, value), order)
                     for value, order in ordered
                 ),
-                **_rule(config, group, _MODES[target.mode]),
+                **group_rule(config, group, _MODES[target.mode]),
             )
         )
     return tuple(specs)
@@ -124,7 +128,7 @@ def group_specs(
 def policies(config: SyncConfig, tags: TagsConfig) -> tuple[GroupSpec, ...]:
     """The groups that are sent, with their rules but without their tags: enough to judge drift."""
     return tuple(
-        GroupSpec(key=group, name=target.group, order=0, tags=(), **_rule(config, group, _MODES[target.mode]))
+        GroupSpec(key=group, name=target.group, order=0, tags=(), **group_rule(config, group, _MODES[target.mode]))
         for group, target in tags.write_back.items()
     )
 
@@ -135,15 +139,18 @@ def _open_values(con: duckdb.DuckDBPyConnection, group: str, register: Sequence[
     return sorted({row[0] for row in rows if row[0]} | known)
 
 
-def _rule(config: SyncConfig, group: str, mode: GroupMode) -> dict[str, Any]:
+def group_rule(config: SyncConfig, group: str, mode: GroupMode) -> dict[str, Any]:
+    """How *group* is written, as fields of `GroupSpec`: its own settings over the brand's. *mode*: of `tags.yaml`."""
     rule, default = config.groups.get(group, GroupRule()), config.defaults
+    gates = rule.gates.over(config.gates) if rule.gates else config.gates
     return {
         "mode": rule.mode or (mode if default.mode == "mirror" else default.mode),
         "fan_out": rule.fan_out or default.fan_out,
         "cap": rule.cap or default.cap,
         "drift": rule.drift or default.drift,
         "freeze_days": rule.freeze_days or default.freeze_days,
-        "gates": rule.gates or config.gates,
+        "gates": gates,
+        "tag_gates": {value: own.over(gates) for value, own in rule.tag_gates.items()},
     }
 
 
@@ -268,9 +275,10 @@ def _utc(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def flapping(
     con: duckdb.DuckDBPyConnection, config: SyncConfig, groups: Sequence[GroupSpec], *, now: datetime
 ) -> pl.DataFrame:
-    """People who went in and out of a value too often lately (`one_id, key`); their tag stays as it is."""
+    """People who went in and out of a value too often lately, and how often (`one_id, key, flips`); their tag stays as
+    it is."""
     if "fct_tag_history" not in _tables(con):
-        return pl.DataFrame(schema={"one_id": pl.String, "key": pl.String})
+        return pl.DataFrame(schema=FLAPPING_SCHEMA)
     since = now - timedelta(days=config.churn.days)
     frame = _frame(
         con,
@@ -283,7 +291,7 @@ def flapping(
             from marts.fct_tag_history
         )
 
-        select cast(one_id as varchar) as one_id, tag_group || '/' || value as key
+        select cast(one_id as varchar) as one_id, tag_group || '/' || value as key, count(*) as flips
         from moves
         where moved_at > ? and moved_at <= ? and list_contains(?, tag_group)
         group by one_id, tag_group, value
@@ -292,7 +300,25 @@ def flapping(
         """,
         [since, now, [group.key for group in groups], config.churn.flips],
     )
-    return frame.cast({"one_id": pl.String, "key": pl.String})
+    return frame.cast(FLAPPING_SCHEMA)
+
+
+def flapping_tags(flips: pl.DataFrame, tags: TagsConfig) -> tuple[dict[str, Any], ...]:
+    """Tags people keep entering and leaving, the worst first: `key, people, flips` (the most of one person), and the
+    `rule` that decides who has the tag, so that whoever declared it can widen its edge."""
+    counted = flips.group_by("key").agg(pl.len().alias("people"), pl.col("flips").max())
+    rows = counted.sort("people", "key", descending=[True, False]).select("key", "people", "flips").to_dicts()
+    return tuple({**row, "rule": tag_rule(tags, row["key"])} for row in rows)
+
+
+def tag_rule(tags: TagsConfig, key: str) -> str:
+    """What `config/tags.yaml` says about who has the tag *key*: its rule, else the fields its group is cut by."""
+    name, value = key.split("/", 1)
+    facts = tags.group(name).model_dump(mode="json", exclude_defaults=True, exclude=_NOT_A_RULE)
+    rules = facts.pop("rules", {})
+    if value in rules:
+        return str(rules[value])
+    return ", ".join(f"{field}: {json.dumps(fact, ensure_ascii=False)}" for field, fact in facts.items())
 
 
 def loaded_at(landing: Path, until: datetime) -> dict[str, datetime]:

@@ -670,8 +670,13 @@ class SyncLedger:
         with self._write() as con:
             last = con.execute("select seq, hash from audit order by seq desc limit 1").fetchone()
             previous, seq = (last["hash"], last["seq"] + 1) if last else (_GENESIS, 1)
+            end = con.execute("select value from meta where key = ?", (_AUDIT_END,)).fetchone()
+            if end:  # goes on from what was written last, so that rows cut off leave a hole
+                number, previous = end["value"].split()
+                seq = int(number) + 1
             row = (seq, iso(now), who, action, plan_id, plan_hash, text, previous)
             con.execute("insert into audit values (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _chain(row)))
+            con.execute("insert or replace into meta values (?, ?)", (_AUDIT_END, f"{seq} {_chain(row)}"))
 
     def check_audit(self) -> int:
         """Walk the chain; returns its length. Raises `FatalError` naming the first row that does not fit."""
@@ -685,9 +690,16 @@ class SyncLedger:
                     hint=f"compare {self.path.name} with a backup",
                 )
             previous = row["hash"]
+        end = self.mark(_AUDIT_END)
+        if end and end != f"{len(rows)} {previous}":
+            raise FatalError(
+                f"the audit log ends at row {len(rows)}, the program wrote row {end.split()[0]}: its end was cut off",
+                hint=f"compare {self.path.name} with a backup",
+            )
         return len(rows)
 
 
+_AUDIT_END = "audit_end"  # number and hash of the last row, so that a log cut off at its end shows
 _PLAN_STATES = {"done": "applied", "partial": "partial", "stopped": "stopped", "running": "applying"}
 
 

@@ -93,7 +93,7 @@ def load(home: Home, ledger: SyncLedger, plan_id: str | None = None) -> StoredPl
             f"the files of plan {row['plan_id']} cannot be read: {type(error).__name__}",
             hint="`cdp sync plan` plans again",
         ) from error
-    check_hash(summary, ops, row["plan_hash"])
+    check_hash(summary, ops, control, pending, row["plan_hash"])
     return StoredPlan(
         row["plan_id"], row["plan_hash"], summary, pl.read_parquet(io.BytesIO(ops)), control, pending, folder
     )
@@ -138,7 +138,8 @@ def ready(
 
     Raises `PlanHeldError` while an approval is missing, `PlanStoppedError` when the plan is stopped, rejected, expired
     or its inputs have moved on, `FatalError` when the files or the approval are for another plan. A run once begun may
-    be resumed whatever has been published meanwhile.
+    be resumed whatever has been published meanwhile, but not past the plan's own end, nor after a later plan was sent:
+    what is left of it would overwrite newer tags.
     """
     plan = load(home, ledger, plan_id)
     state = ledger.plan_row(plan.plan_id)["state"]
@@ -155,9 +156,10 @@ def ready(
         )
     if decision is not None and decision["plan_hash"] != plan.plan_hash:
         raise FatalError("approval is for another plan", hint="approve this plan, or apply the one that was approved")
-    if state not in ("applying", "stopped", "partial", "applied"):
+    if state not in ("partial", "applied"):  # nothing of those is left to send
         _unexpired(plan, ledger, now)
-        _current(plan, config, version, now)
+        if state not in ("applying", "stopped"):
+            _current(plan, config, version, now)
     return plan
 
 

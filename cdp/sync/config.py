@@ -62,6 +62,10 @@ class GateLimits(Strict):
     unit_factor: float = Field(default=5.0, ge=1, description="change of one store or employee against the median")
     unit_count: int = Field(default=50, ge=0, description="… and at least this many changes")
 
+    def over(self, base: GateLimits) -> GateLimits:
+        """*base* with the limits that were set here."""
+        return base.model_copy(update=self.model_dump(exclude_unset=True))
+
 
 class GroupRule(Strict):
     """How one tag group is written. What is left out comes from `defaults`."""
@@ -74,8 +78,10 @@ class GroupRule(Strict):
     names: dict[str, str] = Field(
         default_factory=dict, description="value -> what staff see in WeCom; a new name keeps the tag's id"
     )
-    gates: GateLimits | None = None
-    canary: Share | None = None
+    gates: GateLimits | None = Field(default=None, description="over those of the brand, one by one")
+    tag_gates: dict[str, GateLimits] = Field(
+        default_factory=dict, description="value -> limits of that one tag, over those of its group"
+    )
 
 
 class GroupDefaults(Strict):

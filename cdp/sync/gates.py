@@ -98,7 +98,7 @@ def tag_gates(
     canary: bool,
 ) -> list[Gate]:
     """Per tag: emptied segment, removals, size against its past, first sync."""
-    limits = {tag.key: group.gates for group in groups for tag in group.tags}
+    limits = {tag.key: group.tag_gates.get(tag.value, group.gates) for group in groups for tag in group.tags}
     synced = {tag.key for tag in register if tag.synced}
     gates: list[Gate] = []
     for row in tags.iter_rows(named=True):

@@ -44,6 +44,7 @@ class GroupSpec:
     drift: DriftPolicy = "ours"
     freeze_days: int = 30
     gates: GateLimits = field(default_factory=lambda: GateLimits())
+    tag_gates: Mapping[str, GateLimits] = field(default_factory=dict)  # value -> limits of its own
 
 
 @dataclass(frozen=True)

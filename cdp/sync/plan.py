@@ -28,7 +28,8 @@ _NOT_HASHED = ("plan_id", "plan_hash")
 class Inputs:
     """Everything a plan depends on. *pins*: version, config and register digests, shown and hashed. *now*: UTC instant
     of planning. *call_ms*: measured time of a `mark_tag` call, if any. *canary*: share, over the configured one.
-    *intended_groups*: names of WeCom groups whose creation was begun by us and may have gone through."""
+    *intended_groups*: names of WeCom groups whose creation was begun by us and may have gone through. *flapping*: tags
+    people keep entering and leaving (`key, people, flips, rule`)."""
 
     config: SyncConfig
     groups: tuple[GroupSpec, ...]
@@ -43,6 +44,7 @@ class Inputs:
     call_ms: float | None = None
     canary: float | None = None
     intended_groups: frozenset[str] = frozenset()
+    flapping: Sequence[Mapping[str, Any]] = ()
 
 
 def build_plan(inputs: Inputs) -> Plan:
@@ -209,6 +211,7 @@ def assemble(
         "forecast": asdict(cost),
         "tags": changes.tags.to_dicts(),
         "units": units.to_dicts(),
+        "flapping": [dict(row) for row in inputs.flapping],
         "held_control": changes.control.height,
         "pending": changes.pending.height,
         "samples": samples(ops),
@@ -288,9 +291,17 @@ def _digest(frame: pl.DataFrame) -> str:
     return hashlib.sha256(frame.write_csv().encode()).hexdigest()
 
 
-def check_hash(summary: Mapping[str, Any], ops: bytes, expected: str) -> None:
-    """Raises `FatalError` unless *summary* and the bytes of `plan.parquet` are those hashed as *expected*."""
-    intact = summary_hash(summary) == expected and hashlib.sha256(ops).hexdigest() == summary["ops_sha256"]
+def check_hash(
+    summary: Mapping[str, Any], ops: bytes, control: pl.DataFrame, pending: pl.DataFrame, expected: str
+) -> None:
+    """Raises `FatalError` unless *summary*, the bytes of `plan.parquet`, and the people held as control and those who
+    wait are the ones hashed as *expected*."""
+    intact = (
+        summary_hash(summary) == expected
+        and hashlib.sha256(ops).hexdigest() == summary["ops_sha256"]
+        and _digest(control) == summary["control_sha256"]
+        and _digest(pending) == summary["pending_sha256"]
+    )
     if not intact:
         raise FatalError(
             "approval is for another plan: the plan's files are not the ones that were planned and approved",

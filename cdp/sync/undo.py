@@ -30,15 +30,19 @@ def undo_plan(
     inputs: Inputs, run_of: str, ops: Iterable[Op], found: Mapping[Pair, frozenset[str]], ids: Mapping[str, str]
 ) -> Undone:
     """The plan that takes back *ops* (those of plan *run_of* that were acknowledged). *found*: tag ids per relation as
-    just read; *ids*: tag key -> id. A relation is restored only if it is exactly as the op left it."""
+    just read; *ids*: tag key -> id of the tags WeCom still has (others cannot come back). A relation is restored only
+    if it is exactly as the op left it."""
     rows: list[tuple[object, ...]] = []
     left = gone = 0
     for op in ops:
         held = found.get((op.userid, op.external_userid))
+        add, remove = [key for key in op.add if key in ids], [key for key in op.remove if key in ids]
         if held is None:
             gone += 1
-        elif all(ids.get(key) in held for key in op.add) and not any(ids.get(key) in held for key in op.remove):
-            rows.append((0, 1, op.userid, op.external_userid, op.one_id, None, list(op.remove), list(op.add)))
+        elif not (add or remove):
+            left += 1
+        elif all(ids[key] in held for key in add) and not any(ids[key] in held for key in remove):
+            rows.append((0, 1, op.userid, op.external_userid, op.one_id, None, remove, add))
         else:
             left += 1
     frame = pl.DataFrame(rows, schema=OPS_SCHEMA, orient="row").sort("userid", "external_userid")

@@ -83,7 +83,7 @@ class Sender:
         self._queue, self._slots = Queue(), Slots(limits.concurrency)
         self._breaker = Breaker(config)
         self._ids = {tag.key: tag for tag in ledger.register() if tag.state != "retired"}
-        self._barred = ledger.barred()
+        self._barred = ledger.barred() | frozenset(config.consent.excluded)
         self._report = SendReport()
         self._times: deque[float] = deque(maxlen=2000)
         self._halt: str | None = None

@@ -107,6 +107,8 @@ def apply(plan: ApprovedPlan, session: Session, *, holder: str) -> ApplyReport:
         try:
             with _kept(lease, session):
                 return _apply(plan, session, lease, run_id)
+        except LeaseLostError:  # the run belongs to whoever took the lease
+            raise
         except BaseException as error:
             ledger.finish_run(run_id, "stopped", type(error).__name__, now=now())
             ledger.audit(session.who, "stopped", now=now(), plan_id=plan.plan_id, reason=type(error).__name__)
@@ -154,7 +156,8 @@ def _apply(plan: ApprovedPlan, session: Session, lease: Lease, run_id: int) -> A
     sent = SendReport()
     if plan.summary["canary"]:
         sent, canary = _canary(session, lease, run_id)
-        if sent.stopped is None and (reason := canary_fault(canary, session.config)):
+        failed = sum(1 for _ in session.ledger.ops(run_id, states=("failed",), phase=0))
+        if sent.stopped is None and (reason := canary_fault(canary, failed, session.config)):
             sent.stopped = reason
     if sent.stopped is None:
         sent = _send(session, lease, run_id, None, "send")
@@ -168,12 +171,14 @@ def _canary(session: Session, lease: Lease, run_id: int) -> tuple[SendReport, Ve
     return sent, report
 
 
-def canary_fault(report: VerifyReport, config: SyncConfig) -> str | None:
-    """Why the rest must wait after a canary, or None: too many gaps, or nothing arrived at all."""
+def canary_fault(report: VerifyReport, failed: int, config: SyncConfig) -> str | None:
+    """Why the rest must wait after a canary, or None: too many of its relations *failed*, or are not as written."""
     judged = report.verified + report.gap
-    if judged == 0 or report.gap <= config.verify.gap_alert * judged:
-        return None
-    return f"canary: {report.gap} of {judged} relations are not as written"
+    if failed > config.breaker.failure_share * (judged + failed):
+        return f"canary: {failed} of {judged + failed} relations failed"
+    if report.gap > config.verify.gap_alert * judged:
+        return f"canary: {report.gap} of {judged} relations are not as written"
+    return None
 
 
 def _send(session: Session, lease: Lease, run_id: int, phase: int | None, name: str) -> SendReport:

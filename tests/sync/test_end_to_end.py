@@ -16,7 +16,7 @@ from connectors.wecom import sync
 from connectors.wecom.replies import WeComError
 from tests.sync.world import OTHER_SECRET, Brand, World, people, settings
 from warehouse import sync_drift
-from warehouse.sync_inputs import policies
+from warehouse.sync_inputs import policies, tag_rule
 from warehouse.sync_ledger import SyncLedger
 from warehouse.sync_plan import PlanHeldError, PlanStoppedError, approve, load, ready, reject
 
@@ -91,6 +91,37 @@ def test_row_2_an_approval_is_for_one_plan_only(make_world: Make) -> None:
     with pytest.raises(FatalError, match="approval is for another plan"):
         ready(world.home, world.ledger, plan.plan_id, world.config, version="v1", now=world.now())
     assert world.marks() == []
+
+
+@pytest.mark.parametrize("part", ["control", "pending"])
+def test_row_2_an_approval_covers_those_held_back_and_those_who_wait(make_world: Make, part: str) -> None:
+    brand = people(40, 4)
+    brand.wanted["p-not-a-contact"] = ["life/首购"]
+    world = make_world(brand, config=settings(approval={"required": "always"}, control={"holdout": 0.3}))
+    plan = world.plan()
+    world.approve(plan)
+    path = plan.folder / f"{part}.parquet"
+    rows = pl.read_parquet(path)
+    assert rows.height > 0
+    rows.with_columns(pl.lit("life/复购").alias("key")).write_parquet(path)
+    with pytest.raises(FatalError, match="approval is for another plan"):
+        ready(world.home, world.ledger, plan.plan_id, world.config, version="v1", now=world.now())
+
+
+def test_what_is_left_of_an_old_run_does_not_overwrite_newer_tags(make_world: Make) -> None:
+    world = make_world()
+    first = world.plan()
+    assert world.apply(first, stop=lambda: "kill switch").outcome == "STOPPED"
+    with pytest.raises(PlanStoppedError, match="expired"):
+        ready(
+            world.home, world.ledger, first.plan_id, world.config, version="v1", now=world.now() + timedelta(hours=25)
+        )
+    assert ready(world.home, world.ledger, first.plan_id, world.config, version="v2", now=world.now())
+    world.brand.wanted["p000000"] = ["life/复购"]
+    world.run()
+    with pytest.raises(PlanStoppedError, match="another plan was applied"):
+        world.apply(first)
+    assert world.remote()["s000", "wm000000"] == {"生命周期/复购"}
 
 
 def test_the_author_may_not_approve_unless_the_install_says_so(make_world: Make) -> None:
@@ -275,6 +306,11 @@ def test_row_12_undo_restores_only_what_is_still_ours(make_world: Make) -> None:
     world.apply(load(world.home, world.ledger, undone.plan.plan_id))
     after = world.remote()
     assert {pair for pair in before if before[pair] != after[pair]} == {("s001", "wm000001")}
+    # A tag that was retired since cannot come back; what else the op did can.
+    gone = {key: tag_id for key, tag_id in world.ids().items() if key != "life/首购"}
+    rest = undo_plan(world.inputs(), changed.plan_id, ops, found, gone)
+    assert (rest.plan.ops.height, rest.left) == (29, 1)
+    assert not rest.plan.ops.filter(pl.col("add").list.contains("life/首购")).height
 
 
 def test_row_13_a_bad_canary_leaves_the_rest_alone(make_world: Make) -> None:
@@ -292,6 +328,17 @@ def test_row_13_a_bad_canary_leaves_the_rest_alone(make_world: Make) -> None:
     assert resumed.canary is not None
     assert resumed.canary.gap > 0
     assert resumed.outcome == "STOPPED"
+
+
+def test_row_13_a_canary_that_is_refused_leaves_the_rest_alone(make_world: Make) -> None:
+    world = make_world(people(80, 10), config=settings(canary=0.1))
+    plan = world.plan()
+    world.fault(kind="code", path=MARK, code=40058)
+    report = world.apply(plan)
+    assert (report.outcome, report.reason) == ("STOPPED", "canary: 8 of 8 relations failed")
+    assert report.counts == {"failed": 8, "planned": 72}
+    world.server.admin("DELETE", "faults")
+    assert world.apply(load(world.home, world.ledger, plan.plan_id)).counts == {"failed": 8, "planned": 72}
 
 
 def test_a_good_canary_goes_on_by_itself(make_world: Make) -> None:
@@ -406,6 +453,9 @@ def test_row_20_people_who_flip_are_held(make_world: Make) -> None:
     row = next(tag for tag in plan.summary["tags"] if tag["key"] == "life/首购")
     assert row["churn_held"] == 1
     assert plan.ops.filter(pl.col("one_id") == "p000000").to_dicts()[0]["add"] == ["pref/茶"]
+    assert plan.summary["flapping"] == [{"key": "life/首购", "people": 1, "flips": 6, "rule": "true"}]
+    assert "反复进出的标签" in (plan.folder / "plan.html").read_text()
+    assert tag_rule(world.tags, "pref/茶") == 'kind: "preference", source: "marts.fct_order_lines", value: "category"'
 
 
 def test_row_8_control_is_held_before_the_fan_out(make_world: Make) -> None:
@@ -567,6 +617,25 @@ def test_one_apply_at_a_time_and_a_lost_lease_writes_nothing(make_world: Make) -
         world.ledger.heartbeat(lease, now=world.now())
 
 
+def test_a_run_that_another_process_took_over_is_left_to_it(make_world: Make) -> None:
+    world = make_world()
+    plan = world.plan()
+    taken: list[int] = []
+
+    def stop() -> str | None:
+        if not taken and world.marks():
+            world.advance(minutes=5)
+            lease = world.ledger.acquire(world.client.corpid, "somebody else", now=world.now())
+            taken.append(world.ledger.start_run(plan.plan_id, plan.ops, lease, now=world.now()))
+        return None
+
+    with pytest.raises(LeaseLostError):
+        world.apply(plan, stop=stop)
+    row = world.ledger.run_row(plan.plan_id)
+    assert row is not None
+    assert (row["state"], row["run_id"]) == ("running", taken[0])
+
+
 def test_the_kill_switch_and_quiet_hours_stop_before_any_call(make_world: Make) -> None:
     world = make_world(config=settings(limits={"quiet_hours": {"start": "09:00", "end": "11:00"}}))
     plan = world.plan()
@@ -610,6 +679,32 @@ def test_a_deletion_request_is_kept_by_the_sender_too(make_world: Make) -> None:
     world.verify(plan.plan_id)
     following = world.plan()
     assert following.ops.is_empty()
+
+
+def test_people_excluded_since_the_plan_are_kept_by_the_sender(make_world: Make) -> None:
+    world = make_world(people(20, 2))
+    plan = world.plan()
+    world.config = settings(consent={"excluded": ["p000003"]})
+    assert world.apply(plan).counts == {"acked": 19, "failed": 1}
+    assert world.remote()["s001", "wm000003"] == set()
+
+
+def test_an_audit_log_cut_off_at_its_end_shows(make_world: Make) -> None:
+    import sqlite3
+
+    world = make_world(people(10, 2))
+    world.run()
+    rows = world.ledger.check_audit()
+    con = sqlite3.connect(world.home.sync_ledger)
+    con.execute("drop trigger audit_no_delete")
+    con.execute("delete from audit where seq > 2")
+    con.commit()
+    con.close()
+    with pytest.raises(FatalError, match=f"ends at row 2, the program wrote row {rows}"):
+        world.ledger.check_audit()
+    world.ledger.audit("nobody", "plan", now=world.now())
+    with pytest.raises(FatalError, match="does not fit together at row 3"):
+        world.ledger.check_audit()
 
 
 def test_the_ledger_refuses_a_newer_one_and_its_audit_log_only_grows(make_world: Make) -> None:

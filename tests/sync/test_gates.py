@@ -16,6 +16,7 @@ from cdp.sync.gates import plan_gates, tag_gates, verdict
 from cdp.sync.library import adoption, diff, lint
 from cdp.sync.model import WATERFALL, Forecast, GroupSpec, RegisteredTag, Remote, RemoteTag, TagSpec
 from cdp.sync.plan import unit_table, with_canary
+from warehouse.sync_inputs import group_rule
 
 NOW = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
 CHEAP = Forecast(0, 0, 0, 0.0, 0.0, False)
@@ -66,6 +67,24 @@ def test_gates_of_one_tag(expected: list[str], past: list[int], more: dict[str, 
 
 def test_a_group_may_have_limits_of_its_own() -> None:
     assert fired(GateLimits(removal_share=0.5), [], now=1000, remove=400, segment=600) == []
+
+
+def test_one_tag_may_have_limits_of_its_own_over_those_of_its_group_and_brand() -> None:
+    config = SyncConfig.model_validate(
+        {
+            "gates": {"removal_count": 5},
+            "groups": {"g": {"gates": {"removal_share": 0.5}, "tag_gates": {"a": {"new_tag_people": 1}}}},
+        }
+    )
+    rule = group_rule(config, "g", "mirror")
+    assert (rule["gates"].removal_share, rule["gates"].removal_count) == (0.5, 5)
+    tags = pl.concat([row(f"g/{name}", now=10, add=9, remove=6, segment=9) for name in ("a", "b")])
+    gates = tag_gates([group(["a", "b"], **rule)], [], tags, {}, canary=False)
+    assert [(gate.gate, gate.subject) for gate in gates] == [
+        ("removals", "g/a"),
+        ("new_tag", "g/a"),
+        ("removals", "g/b"),
+    ]
 
 
 def units(changes: dict[str, int]) -> pl.DataFrame:

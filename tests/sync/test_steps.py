@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from app import context
 from app.main import app
-from cdp.errors import CdpError
+from cdp.errors import CdpError, CheckFailedError
 from cdp.sync.pending import match_key
 from connectors.wecom.callbacks import CallbackReceiver
 from pipelines import sync_steps
@@ -27,8 +27,10 @@ from sandbox.callbacks import envelope, event_xml, new_aes_key
 from sandbox.server import RunningServer, start
 from tests.sync.world import CORPID, FAST, SECRET, TAGS, Brand, people, seed_corp
 from warehouse.connection import open_warehouse
+from warehouse.expectations import CheckResult
 from warehouse.home import Home
-from warehouse.publish import publish
+from warehouse.publish import current, publish
+from warehouse.query import run_query
 from warehouse.secrets import identity_secret
 from warehouse.sync_export import export_activation
 from warehouse.sync_ledger import SyncLedger
@@ -70,7 +72,7 @@ class Place:
         write(self.home.config / "sync.yaml", SYNC)
         self.publish("v1")
 
-    def publish(self, version: str, **sync: Any) -> None:
+    def publish(self, version: str, checks: Sequence[CheckResult] = ()) -> None:
         self.brand.read_at = NOW - timedelta(hours=1)
         with open_warehouse(self.home, as_of=NOW, timezone="Asia/Shanghai") as con, self.brand.marts() as source:
             for (table,) in source.execute(
@@ -80,7 +82,7 @@ class Place:
                 con.register("rows", rows)
                 con.execute(f"create or replace table marts_db.marts.{table} as select * from rows")
                 con.unregister("rows")
-            publish(self.home, con, version=version, checks=())
+            publish(self.home, con, version=version, checks=checks)
 
     def run(self, *arguments: str, verb: str = "sync") -> tuple[int, Any]:
         result = CliRunner().invoke(app, ["--home", str(self.home.root), verb, *arguments])
@@ -426,6 +428,26 @@ def test_no_secret_phone_or_name_is_written_anywhere(place: Place) -> None:
         assert not [word for word in planted if word in data], path
     for _, text in said:
         assert not [word for word in planted if word in text.encode()]
+
+
+def test_row_22_results_and_plans_say_what_they_stand_on(place: Place) -> None:
+    table, about = "marts.fct_tags_current", "每人一个 / one each"
+    place.publish("v2", [CheckResult("tags__unique", table, False, "warn", "2 of 60", (), about)])
+    published = current(place.home).published_at
+    answer = run_query(place.home, "select count(*) from fct_tags_current", now=published + timedelta(hours=1))
+    assert (answer.version, answer.age, answer.warnings) == ("v2", timedelta(hours=1), (f"{table}: {about}",))
+    code, plan = place.run("plan", "--json")
+    assert (code, plan["verdict"], plan["pins"]["version"]) == (2, "HELD", "v2")
+    assert datetime.fromisoformat(plan["pins"]["published_at"]) == published
+    assert [gate["subject"] for gate in plan["gates"] if gate["gate"] == "warning"] == [f"{table}: {about}"]
+    page = (place.home.plans / plan["plan_id"] / "plan.html").read_text()
+    assert f"v2 (published {published:%Y-%m-%d %H:%M} UTC)" in page
+    assert about in page
+    # Failed where it blocks: never published, so neither a query nor a plan can stand on it.
+    with pytest.raises(CheckFailedError):
+        place.publish("v3", [CheckResult("tags__unique", table, False, "error", "2 of 60", (), about)])
+    assert run_query(place.home, "select 1").version == "v2"
+    assert place.run("plan", "--json")[1]["pins"]["version"] == "v2"
 
 
 def test_two_processes_see_one_ledger(place: Place) -> None:

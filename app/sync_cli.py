@@ -142,7 +142,7 @@ def drift(
     if as_json:
         console.print_json(json.dumps({"found": len(report.drift), "new": report.new, "drift": rows}, default=str))
         return
-    table = Table(*(_word(name) for name in ("employee", "tag", "direction", "by", "relations", "last seen")))
+    table = Table(*(_word(name) for name in ("employee", "tag", "direction", "by", "relation count", "last seen")))
     for row in rows:
         table.add_row(*(_state(str(value)) for value in row.values()))
     console.print(table)

@@ -114,6 +114,8 @@ WORDS: dict[str, dict[str, str]] = {
         "changed since": "之后被改动",
         "released": "已解除",
         "forgotten": "已遗忘",
+        "relation count": "关系数",
+        "group": "标签组",
         "chain intact": "条，哈希链完整",
         "staff": "员工",
     },

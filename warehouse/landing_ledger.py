@@ -220,6 +220,16 @@ class LandingLedger:
             ).fetchall()
         return {(batch, part): int(count) for batch, part, count in rows}
 
+    def rewritten(self) -> dict[str, str]:
+        """Batch id -> when something was last taken out of its raw file, whole rows or single values (ISO, UTC)."""
+        if not self.path.exists():
+            return {}
+        with self._open() as con:
+            rows = con.execute(
+                "select batch_id, max(erased_at) from erasures where part = 'raw' group by batch_id"
+            ).fetchall()
+        return dict(rows)
+
     def start_attempt(self, source: str, stream: str, at: datetime) -> None:
         """Note that a landing began; a crash leaves it without an end."""
         with self._open() as con:

@@ -7,7 +7,8 @@ columns that may name `getvariable('new_batches')`. Where rows carry no batch, a
 whole table again, since nothing tells what it had brought.
 
 `cursor:` is a query of one number that grows with the changes of another table. The model's query finds in
-`getvariable('cursor')` what it gave on the last run, null when everything is to be made.
+`getvariable('cursor')` what it gave on the last run, null when everything is to be made. `getvariable('made_at')` is a
+number for others' cursors: the clock in microseconds, yet always more than on the table's last run, for clocks go back.
 
 How far a table has come is noted in `meta.increments` of the same file, in the same transaction as its rows: a killed
 run leaves both as they were.
@@ -16,6 +17,7 @@ run leaves both as they were.
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -24,19 +26,21 @@ import sqlglot
 from warehouse.connection import MARTS_CATALOG, MARTS_SCHEMA
 from warehouse.model_files import DIALECT, Model, ModelGraph, table_name, tables_read
 
-# What models see of an increment: `new_batches` (null: all), `cursor` (null: from the beginning).
-INCREMENT_VARIABLES = ("new_batches", "cursor")
-_CODE, _CURSOR, _BATCH = "code", "cursor", "batch "
+# What models see of an increment: `new_batches` (null: all), `cursor` (null: from the beginning), `made_at`.
+INCREMENT_VARIABLES = ("new_batches", "cursor", "made_at")
+_CODE, _CURSOR, _MADE, _BATCH = "code", "cursor", "made at", "batch "
 
 
 @dataclass(frozen=True)
 class Increment:
     """*whole*: make everything. Else *batches* are the landing batches to make again (None where none are followed),
-    and *cursor* is how far the last run had come. *marks*: what to note when it is done."""
+    and *cursor* is how far the last run had come. *made_at*: microseconds, more than the last run's. *marks*:
+    what to note when it is done."""
 
     whole: bool
     batches: list[int] | None
     cursor: int | None
+    made_at: int
     marks: dict[str, str]
 
     def everything(self) -> Increment:
@@ -51,10 +55,12 @@ def plan_increment(con: duckdb.DuckDBPyConnection, graph: ModelGraph, model: Mod
     if cursor is not None:
         marks[_CURSOR] = str(cursor)
     seen = _marks(con, model)
+    made_at = max(time.time_ns() // 1000, int(seen.get(_MADE, 0)) + 1)
+    marks[_MADE] = str(made_at)
     before = {int(part.removeprefix(_BATCH)): value for part, value in seen.items() if part.startswith(_BATCH)}
     changed = sorted(number for number in batches.keys() | before if batches.get(number) != before.get(number))
     since = int(seen[_CURSOR]) if _CURSOR in seen else None
-    todo = Increment(False, changed if model.follows else None, since, marks)
+    todo = Increment(False, changed if model.follows else None, since, made_at, marks)
     if whole or seen.get(_CODE) != marks[_CODE] or _went_back(model, since, cursor):
         return todo.everything()
     carries_batches = any(column.name == "batch_seq" for column in model.columns)
@@ -110,10 +116,13 @@ def _there(con: duckdb.DuckDBPyConnection, name: str) -> bool:
 
 
 def _code(con: duckdb.DuckDBPyConnection, graph: ModelGraph, model: Model) -> str:
-    """A digest of all text that decides what the rows are: the model's, and that of every view it reads through."""
+    """A digest of all text that decides what the rows are: the model's, its update's, and that of all it reads through.
+
+    Tables count as well: what follows a table follows its batches, which stay as they were when its own text changes.
+    """
     parameters = con.execute("select concat(getvariable('timezone'), '|', getvariable('salt'))").fetchall()[0][0]
-    views = [name for name in sorted(graph.upstream(model.name)) if graph.models[name].materialized == "view"]
-    texts = [model.sql, *(graph.models[name].sql for name in views)]
+    read = [model, *(graph.models[name] for name in sorted(graph.upstream(model.name)))]
+    texts = [query.sql for part in read for query in (part, part.update) if query]
     return hashlib.sha256("\0".join([parameters, *texts]).encode()).hexdigest()
 
 

@@ -278,7 +278,7 @@ def _follow(con: duckdb.DuckDBPyConnection, graph: ModelGraph, model: Model, *, 
     for name in model.depends:
         if name in _FILLERS and not _FILLERS[name](con, todo.cursor):
             todo = todo.everything()
-    for variable, value in zip(INCREMENT_VARIABLES, (todo.batches, todo.cursor), strict=True):
+    for variable, value in zip(INCREMENT_VARIABLES, (todo.batches, todo.cursor, todo.made_at), strict=True):
         con.execute(f"set variable {variable} = {'null' if value is None else value}")
     if todo.whole:
         _replace(con, model)

@@ -87,7 +87,8 @@ def register_raw(
     """Make schema `raw` anew in *con*: a view per stream, `_rejects`, `_batches`, and the two settings tables."""
     con.execute("create schema if not exists raw")
     by_stream: dict[tuple[str, str], list[str]] = defaultdict(list)
-    records = LandingLedger(home.landing_ledger).batches()
+    ledger = LandingLedger(home.landing_ledger)
+    records = ledger.batches()
     for record in records:
         if record.landed + record.deleted:
             path = home.raw / record.source / record.stream / f"{record.batch_id}.parquet"
@@ -95,7 +96,7 @@ def register_raw(
     for stream in streams:
         con.execute(_stream_view(stream, by_stream[stream.family, stream.name]))
     con.execute(_rejects_view(home, records))
-    _register_batches(con, records)
+    _register_batches(con, records, ledger.rewritten())
     _register_settings(con, sources)
 
 
@@ -178,11 +179,13 @@ def _rejects_view(home: Home, records: Sequence[BatchRecord]) -> str:
     return f"create or replace view raw._rejects as select {cells} from read_parquet([{listed}], union_by_name = true)"
 
 
-def _register_batches(con: duckdb.DuckDBPyConnection, records: Sequence[BatchRecord]) -> None:
+def _register_batches(
+    con: duckdb.DuckDBPyConnection, records: Sequence[BatchRecord], rewritten: Mapping[str, str]
+) -> None:
     con.execute(
         "create or replace table raw._batches (batch_seq bigint, batch_id varchar, source varchar, stream varchar,"
         " family varchar, file varchar, received bigint, landed bigint, duplicates bigint, rejected bigint,"
-        " deleted bigint, loaded_at timestamptz)"
+        " deleted bigint, loaded_at timestamptz, erased_at timestamptz)"
     )
     rows = [
         (
@@ -198,6 +201,7 @@ def _register_batches(con: duckdb.DuckDBPyConnection, records: Sequence[BatchRec
             record.rejected,
             record.deleted,
             record.loaded_at,
+            rewritten.get(record.batch_id),
         )
         for record in records
     ]

@@ -85,6 +85,11 @@ def make_raw(con: duckdb.DuckDBPyConnection) -> None:
         "(source varchar, connector varchar, family varchar, key varchar, value varchar)"
     )
     con.execute(
+        "create or replace table raw._batches (batch_seq bigint, batch_id varchar, source varchar, stream varchar,"
+        " family varchar, file varchar, received bigint, landed bigint, duplicates bigint, rejected bigint,"
+        " deleted bigint, loaded_at timestamptz, erased_at timestamptz)"
+    )
+    con.execute(
         "create or replace table raw.sync__tags "
         "(tag_id varchar, key varchar, name varchar, group_name varchar, state varchar)"
     )

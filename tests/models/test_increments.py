@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -281,3 +281,87 @@ def test_a_model_that_reads_otherwise_is_made_again(world: World, graph: ModelGr
     set_parameters(world.con, as_of=world.now, timezone="Europe/Paris")
     run_models(world.con, graph, ["fct_events"])
     assert world.ask("select count(*) from marts.fct_events where page = 'by hand'") == [(0,)]
+
+
+def event(number: int, *ids: str, at: datetime = T0) -> dict[str, Any]:
+    return {
+        "event_id": f"e{number}", "event_name": "view", "event_at": at,
+        "identifiers": [{"type": kind, "scope": "", "value": value} for kind, value in (x.split(":") for x in ids)],
+    }  # fmt: skip
+
+
+def test_a_value_that_erasure_emptied_leaves_every_table(world: World) -> None:
+    """Erasure keeps the row's hash, so that the row is known when it comes again: the ledger alone tells."""
+    world.land("canonical__events", event(1, "member_id:m1", "phone:13800001111"))
+    world.land("canonical__events", event(2, "member_id:m2"))
+    world.run()
+    world.con.execute("""update raw.canonical__events set identifiers = identifiers[1:1] where event_id = 'e1'""")
+    world.con.execute("insert into raw._batches (batch_seq, erased_at) values (1, ?)", [world.now])
+    world.run()
+    assert world.differences() == {}
+    for table in ("staging.stg_tracking_identifiers", "identity.int_identity__evidence", INCREMENTAL[2]):
+        assert world.ask(f"select 1 from {table} where cast(identifiers as varchar) like '%1380000%'") == []
+    # a second request may empty more of the same batch
+    world.con.execute("update raw.canonical__events set identifiers = [] where event_id = 'e1'")
+    world.con.execute("update raw._batches set erased_at = ?", [world.now + timedelta(hours=1)])
+    world.run()
+    assert world.differences() == {}
+
+
+def test_a_batch_that_commits_after_a_later_one_is_read(world: World) -> None:
+    world.keys = 5
+    world.land("canonical__events", event(6, "member_id:m1"))
+    world.run()
+    world.keys = 2
+    world.land("canonical__events", event(3, "member_id:m1", "anonymous_id:a"))
+    world.run()
+    assert world.ask("select count(*) from marts.fct_events") == [(2,)]
+    assert world.differences() == {}
+
+
+def test_people_follow_though_the_clock_went_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.land("canonical__events", event(1, "anonymous_id:cookie"), event(2, "member_id:m1"))
+    world.run()
+    monkeypatch.setattr("warehouse.model_increments.time.time_ns", lambda: 10**15)
+    world.land("canonical__events", event(3, "member_id:m1", "anonymous_id:cookie"))
+    world.run()
+    assert world.ask("select count(distinct one_id) from marts.fct_events") == [(1,)]
+    assert world.differences() == {}
+
+
+def test_what_follows_a_table_of_another_text_is_made_again(world: World) -> None:
+    """The followed table's batches are the same, what it says of them is not."""
+    world.land("canonical__events", event(1, "member_id:m1"))
+    world.run()
+    name = "staging.stg_tracking_identifiers"
+    former = world.graph.models[name]
+    text = former.sql.replace(
+        "when is_login then 'login'", "when is_login then 'login'\n            when true then 'bind'"
+    )
+    models = world.graph.models | {name: replace(former, sql=text)}
+    world.graph = replace(world.graph, models=models)
+    world.run()
+    assert world.ask("select distinct kind from identity.int_identity__evidence") == [("bind",)]
+    assert world.differences() == {}
+
+
+def test_another_secret_makes_every_digest_again(world: World) -> None:
+    world.land("canonical__events", event(1, "member_id:m1"))
+    world.run()
+    before = world.ask("select identifier_set from marts.fct_events")
+    world.con.execute("set variable salt = 'another'")
+    world.run()
+    assert world.ask("select identifier_set from marts.fct_events") != before
+    assert world.differences() == {}
+
+
+def test_a_source_that_is_no_longer_configured_loses_its_settings(world: World) -> None:
+    world.land("sensors__records", {
+        "record_key": "k", "type": "track", "event": "e", "time": int(T0.timestamp() * 1000), "distinct_id": "u",
+        "login_id": "u", "properties": '{"$is_login_id": true}',
+    }, source="logs")  # fmt: skip
+    setting(world.con, "logs", login_id_scope="eu")
+    world.run()
+    world.con.execute("delete from raw._source_settings where source = 'logs'")
+    world.run()
+    assert world.differences() == {}

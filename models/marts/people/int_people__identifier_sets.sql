@@ -62,7 +62,7 @@ int_people__identifier_sets as (
         owners.one_id,  -- the person; null when no identifier leads to one
         coalesce(owners.valid_from, timestamptz '-infinity') as valid_from,  -- UTC, included
         coalesce(owners.valid_to, timestamptz 'infinity') as valid_to,  -- UTC, not included
-        epoch_us(now()) as looked_up_at  -- microseconds since 1970, when this row was made
+        cast(getvariable('made_at') as bigint) as looked_up_at  -- microseconds since 1970, when this row was made
     from sets
     left join owners on owners.identifier_set = sets.identifier_set
 )

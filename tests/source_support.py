@@ -63,6 +63,6 @@ class Brand:
         """Latest versions of the rows of *view* that are not deleted, ordered by *columns*."""
         return self.sql(
             f"select {columns} from (select *, row_number() over (partition by _source, _key_hash"
-            f" order by _version_at desc nulls last, _batch_seq desc, _row_number desc) as nth from raw.{view}) where nth = 1 and not _deleted"
-            " order by all"
+            " order by _version_at desc nulls last, _batch_seq desc, _row_number desc) as nth"
+            f" from raw.{view}) where nth = 1 and not _deleted order by all"
         )

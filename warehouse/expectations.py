@@ -204,7 +204,8 @@ class _Runner:
         schema, relation = table.table.split(".")
         if not self._exists(schema, relation):
             return [_result(check, table.table, False, "the table is not there", ()) for check in table.checks]
-        answer = self._batch(table).get_batch().validate(self._suite(table), result_format="SUMMARY")
+        with self._computed_once(table) as place_of:
+            answer = self._batch(table, place_of).get_batch().validate(self._suite(table), result_format="SUMMARY")
         found = {item.expectation_config.meta["place"]: item for item in answer.results}
         return [self._read(check, table.table, found[place]) for place, check in enumerate(table.checks)]
 
@@ -231,8 +232,40 @@ class _Runner:
         self._context.build_data_docs()
         return folder / "index.html"
 
-    def _batch(self, table: TableChecks) -> Any:
+    @contextmanager
+    def _computed_once(self, table: TableChecks) -> Iterator[str]:
+        """Where the rows of *table* are to be read. Every check scans them twice or more, and a view over raw files is
+        parsed anew each time: the columns its checks name are kept in a table until they are done."""
+        columns = self._columns_of_view(table)
+        if not columns:
+            yield table.table
+            return
+        kept = f"meta.checked_{table.table.split('.')[1]}"
+        self._con.execute("create schema if not exists meta")
+        named = ", ".join(f'"{name}"' for name in columns)
+        self._con.execute(f"create or replace table {kept} as select {named} from {table.table}")
+        try:
+            yield kept
+        finally:
+            self._con.execute(f"drop table {kept}")
+
+    def _columns_of_view(self, table: TableChecks) -> list[str]:
+        """Columns that the checks of *table* name; none when it is no view, or the file cannot be written to."""
         schema, relation = table.table.split(".")
+        rows = self._con.execute(
+            "select unnest(list(column_name order by column_index)) from duckdb_columns() where (schema_oid, table_oid)"
+            " in (select (schema_oid, view_oid) from duckdb_views() where schema_name = ? and view_name = ?"
+            " and database_name = current_database()) and database_name = current_database() and not"
+            " (select readonly from duckdb_databases() where database_name = current_database())",
+            [schema, relation],
+        ).fetchall()
+        columns = [row[0] for row in rows]
+        words = {word for check in table.checks for word in re.findall(r"\w+", check.model_dump_json())}
+        every = any(check.expect == "gx" or re.search(r"(?<!\()\*", check.sql or "") for check in table.checks)
+        return columns if every else [name for name in columns if name in words] or columns[:1]
+
+    def _batch(self, table: TableChecks, place: str | None = None) -> Any:
+        schema, relation = (place or table.table).split(".")
         source = self._sources["marts" if schema == MARTS_SCHEMA else "internal"]
         asset = source.add_table_asset(table.table, table_name=relation, schema_name=schema)
         return asset.add_batch_definition_whole_table("all")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdp.errors import ConfigError, FatalError, RetriableError
@@ -58,6 +58,7 @@ CONDITIONS = st.lists(
 )
 
 
+@settings(deadline=None)  # it writes files; a busy disk is no failure
 @given(st.lists(CONDITIONS, max_size=12), st.randoms())
 def test_every_beginning_has_one_end_in_whatever_order(states: list[list[Condition]], random: object) -> None:
     rules = AlertRules(level="warn")

@@ -38,7 +38,7 @@ def contents(home: Home) -> dict[str, str]:
 
 def test_a_lost_machine_comes_back_from_one_file(home: Home, tmp_path: Path, now: datetime) -> None:
     report = create_backup(home, to=tmp_path / "elsewhere", now=now, with_secrets=True)
-    assert report.missing == ("inbox",), "there is no file in it"
+    assert report.missing == ("inbox", "audit"), "there is no file in them"
     before, people, batches = contents(home), registry(home), LandingLedger(home.landing_ledger).batches()
 
     fresh = Home(tmp_path / "new machine")

@@ -143,6 +143,33 @@ def test_empty_tables_are_fine(con: duckdb.DuckDBPyConnection, suite: Suite) -> 
     }
 
 
+def test_a_view_is_computed_once_for_all_its_checks(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    con.execute("create or replace sequence computed")
+    con.execute("create or replace view staging.seen as select 'a' as kind, 1 as size, nextval('computed') as turn")
+    suite = suite_of(
+        """
+        tables:
+          - table: staging.seen
+            checks:
+              - {expect: not_null, column: kind, says: known}
+              - {expect: in_set, column: kind, values: [b], says: of a kind}
+              - {expect: between, column: turn, min: 0, max: 1, says: computed once}
+              - {expect: no_rows, name: late, sql: 'select turn from {table} where turn > 1', says: computed once}
+              - {expect: not_null, column: nothing, says: a column that is not there}
+        """,
+        tmp_path,
+    )
+    found = {result.name: result.passed for result in run_suite(con, suite)}
+    assert found == {
+        "kind__not_null": True,
+        "kind__in_set": False,
+        "turn__between": True,
+        "late": True,
+        "nothing__not_null": False,
+    }
+    assert con.execute("select count(*) from duckdb_tables() where table_name like 'checked%'").fetchall() == [(0,)]
+
+
 def test_data_docs_are_written_on_request(con: duckdb.DuckDBPyConnection, suite: Suite, tmp_path: Path) -> None:
     fill(con, "(1, 'a', 1, 0, '13800138000')")
     page = write_data_docs(con, [suite], tmp_path / "docs")

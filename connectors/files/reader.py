@@ -340,6 +340,8 @@ def _regular(path: Path, delimiter: str, width: int, above: int) -> int | None:
 
 
 def _read_fast(path: Path, delimiter: str, names: list[str], above: int) -> pl.DataFrame | None:
+    if len(delimiter) != 1:
+        return None  # `whitespace`: Polars takes one character
     try:
         return pl.read_csv(
             path, separator=delimiter, has_header=False, skip_lines=above, schema=dict.fromkeys(names, pl.String())

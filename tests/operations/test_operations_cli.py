@@ -71,7 +71,7 @@ def test_backup_in_the_home_and_without_keys_says_what_that_means(run: Run, home
 def test_an_unknown_part_is_told_with_the_known_ones(run: Run) -> None:
     error = run("backup", "--only", "everything").exception
     assert isinstance(error, ConfigError)
-    assert "warehouse, landing, inbox, sync, config, secrets" in str(error)
+    assert "warehouse, landing, inbox, sync, audit, config, secrets" in str(error)
 
 
 def test_doctor_exits_with_a_fault_and_prints_for_programs(run: Run, home: Home) -> None:

@@ -158,7 +158,7 @@ def _encodable(items: list[Any]) -> list[Any]:
 
 
 def _least(lines: list[bytes]) -> int:
-    """How many rows must come of *lines*: a file that is one array holds its items, other lines that are no batch count."""
+    """How many rows must come of *lines*: the items of a file that is one array, else each line that is no batch."""
     values = [orjson.loads(line) for line in lines]
     if len(values) == 1 and isinstance(values[0], list):
         return len(values[0])

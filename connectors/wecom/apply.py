@@ -165,12 +165,15 @@ class Sender:
         return result
 
     def _rest(self, seconds: float) -> bool:
-        """Sleep, but no longer than a second past a stop; False when there is one."""
-        until = self._clock() + seconds
-        while (left := until - self._clock()) > 0:
-            if left > 1.0 and self._halted():
+        """Sleep, but no longer than a second past a stop; False when there is one.
+
+        What was slept is counted, not what the clock says: one that jumps back would have us wait for it.
+        """
+        while seconds > 0:
+            if seconds > 1.0 and self._halted():
                 return False
-            self._sleep(min(left, 1.0))
+            self._sleep(min(seconds, 1.0))
+            seconds -= 1.0
         return True
 
     def _halted(self) -> bool:

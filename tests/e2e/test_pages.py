@@ -150,6 +150,14 @@ def test_the_dictionary_finds_by_name_column_and_chinese(browser: Browser, pages
     assert all("marts.dim_people" in pair for pair in lit), "the lines of that table and no other"
 
 
+def test_the_reference_of_the_tables_is_fresh(whole_way: WholeWay, tmp_path: Path) -> None:
+    made = tmp_path / "tables.md"
+    done = CliRunner().invoke(app, ["--home", str(whole_way.home.root), "model", "docs", "--out", str(made)])
+    assert done.exit_code == 0, done.output
+    kept = Path("docs/reference/tables.md").read_text(encoding="utf-8")
+    assert kept == made.read_text(encoding="utf-8"), "cdp --home demo model docs --out docs/reference/tables.md"
+
+
 def test_a_published_table_says_what_it_is_in_two_languages(whole_way: WholeWay) -> None:
     with connect(whole_way.home) as con:
         comments = con.execute(

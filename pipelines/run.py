@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from cdp.brand import BrandConfig
-from cdp.errors import RetriableError
 from cdp.quality.alerts import Condition
 from pipelines.alerting import ORIGIN_TAG, FailedCheck, announce, conditions_of_checks, failed_checks
 from pipelines.build import JOB, build_definitions
 from pipelines.days import day_ended
 from pipelines.resources import AS_OF_TAG, FULL_TAG
 from pipelines.upkeep import finish_erasures
-from warehouse.home import Home, load_config
+from warehouse.home import Home, load_config, run_lock
 
 ORIGIN = "command line"
 
@@ -44,7 +41,7 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB, full: 
     """
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {}) | ({FULL_TAG: "1"} if full else {})
-    with _alone(home), dg.DagsterInstance.get() as instance:
+    with run_lock(home), dg.DagsterInstance.get() as instance:
         _bury_dead_runs(instance)
         finish_erasures(home, now=datetime.now(UTC), locked=True)
         definition = build_definitions(home).resolve_job_def(job)
@@ -66,18 +63,6 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB, full: 
     )
     announce(home, conditions_of(outcome), job=job)
     return outcome
-
-
-@contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """Hold the home's run lock. The system gives it back when this process ends, however it ends."""
-    home.dagster.mkdir(parents=True, exist_ok=True)
-    with (home.dagster / "run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RetriableError(f"another run is at work on {home.root}", hint="wait until it has ended") from error
-        yield
 
 
 def _bury_dead_runs(instance: dg.DagsterInstance) -> None:

@@ -147,7 +147,7 @@ DEFAULTS: dict[str, Any] = {
     "removed_lag_seconds": 0,  # a relation removed by staff stays readable that long
     "api_raises_callbacks": False,  # † writes through the API raise no event
     "gender_as_string": False,
-    "refuse_escaped_unicode": True,  # 40033 on \\uXXXX in a body
+    "refuse_escaped_unicode": True,  # 40033 on a body with escaped Unicode
     "contact_way_cap": 500_000,
     "callback": {"url": "", "token": "", "aes_key": "", "loss_rate": 0.0, "repeat_rate": 0.0},
     "seed": 1,

@@ -10,7 +10,6 @@ backups, whose restore forgets again (`forget_again`).
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import duckdb
 
-from cdp.errors import CheckFailedError, FatalError, RetriableError
+from cdp.errors import CheckFailedError, FatalError
 from cdp.identity.rules import IdentityRules
 from cdp.privacy.traces import Traces
 from cdp.streams import Stream
@@ -42,7 +41,7 @@ from warehouse.erasure_files import (
 )
 from warehouse.erasure_sync import erase_in_sync
 from warehouse.erasure_tables import compact, erase_tables, erase_version, table_hits
-from warehouse.home import Home
+from warehouse.home import Home, run_lock
 from warehouse.identity_queries import NODE, Ref, find, rows
 from warehouse.identity_tables import ensure_tables
 from warehouse.identity_values import NODE_TEXT, hash_mac
@@ -153,7 +152,7 @@ class _Work:
 def preview(scene: Scene, names: Sequence[str], *, now: datetime, whole_person: bool = True) -> ErasureReport:
     """What forgetting *names* (identifiers or one_ids) would remove, place by place. Changes nothing."""
     started = time.perf_counter()
-    with _alone(scene.home):
+    with run_lock(scene.home):
         traces, _ = _look_up(scene, names, now=now, whole_person=whole_person)
         work = _Work(scene, _with_orders(scene, traces), apply=False, now=now)
         _every_place(work)
@@ -179,7 +178,7 @@ def erase(
         raise FatalError("an erasure needs a reason", hint="say who asked and when: --reason '…'")
     started = time.perf_counter()
     ledger = PrivacyLedger(scene.home)
-    with _alone(scene.home):
+    with run_lock(scene.home):
         held = [traces for _, traces in ledger.running()]
         done = [_carry_out(scene, request, traces, now=now) for request, traces in ledger.running()]
         left = [name for name in names if not any(_held(name, traces) for traces in held)]
@@ -211,7 +210,7 @@ def finish(scene: Scene, *, now: datetime, locked: bool = False, lenient: bool =
     running = ledger.running()
     if not running and not ledger.mark(RESTORED):
         return []
-    with nullcontext() if locked else _alone(scene.home):
+    with nullcontext() if locked else run_lock(scene.home):
         reports: list[ErasureReport] = []
         for request, traces in running:
             with _noting(ledger, request.request_id, lenient=lenient):
@@ -639,18 +638,6 @@ def _all_files(scene: Scene, *, everything: bool = False) -> Iterator[Path]:
 
 
 # ---------------------------------------------------------------------------------------------------- small things
-
-
-@contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """Hold the home's run lock: no run lands, computes or publishes meanwhile."""
-    home.dagster.mkdir(parents=True, exist_ok=True)
-    with (home.dagster / "run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RetriableError(f"a run is at work on {home.root}", hint="wait until it has ended") from error
-        yield
 
 
 def _engine(home: Home) -> duckdb.DuckDBPyConnection:

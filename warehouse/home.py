@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +13,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from cdp.config import parse
-from cdp.errors import ConfigError
+from cdp.errors import ConfigError, RetriableError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -105,3 +107,16 @@ def load_config(home: Home, name: str, model: type[M]) -> M:
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is not there", hint="`cdp init DIR` writes every configuration file") from error
     return parse(text, model, file=str(path))
+
+
+@contextmanager
+def run_lock(home: Home) -> Iterator[None]:
+    """Hold the home: nothing else lands, computes or publishes meanwhile. The system gives it back when this process
+    ends, however it ends. Raises `RetriableError` while another process holds it."""
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    with (home.dagster / "run.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RetriableError(f"another run is at work on {home.root}", hint="wait until it has ended") from error
+        yield

@@ -9,30 +9,13 @@ import time
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
-from app.demo import TEMPLATES
 from app.home_cli import create_home
 from pipelines.build import JOB, build_definitions
 from pipelines.defs.schedules import SETTLE_SECONDS, inbox_state
 from warehouse.home import Home
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with the demo's configuration: sources of every kind, no secret set, nothing landed."""
-    home = Home(tmp_path_factory.mktemp("definitions"))
-    create_home(home)
-    for template, target in TEMPLATES.items():
-        (home.config / target).write_bytes((ROOT / "app" / "templates" / template).read_bytes())
-    return home
-
-
-@pytest.fixture(scope="module")
-def definitions(home: Home) -> dg.Definitions:
-    return build_definitions(home)
 
 
 def test_a_fresh_interpreter_loads_them_without_secrets(home: Home) -> None:

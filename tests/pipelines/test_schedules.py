@@ -8,11 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from app.demo import TEMPLATES
 from app.home_cli import create_home
 from connectors.registry import all_streams
 from pipelines.alerting import MAIN_JOB, job_failed, told_by
-from pipelines.build import build_definitions
 from pipelines.days import FIRST_DAY, brand_days, day_ended
 from pipelines.resources import BrandHome
 from pipelines.sql_assets import model_assets, model_graph
@@ -26,21 +24,6 @@ from warehouse.raw import register_raw
 ROOT = Path(__file__).parent.parent.parent
 ZONE = "Asia/Shanghai"
 NOON = datetime(2026, 3, 1, 4, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with the demo's configuration; no secret set, nothing landed."""
-    home = Home(tmp_path_factory.mktemp("schedules"))
-    create_home(home)
-    for template, target in TEMPLATES.items():
-        (home.config / target).write_bytes((ROOT / "app" / "templates" / template).read_bytes())
-    return home
-
-
-@pytest.fixture(scope="module")
-def definitions(home: Home) -> dg.Definitions:
-    return build_definitions(home)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from zoneinfo import ZoneInfo
@@ -170,34 +170,41 @@ def _plain(funnel: Funnel, events: Events, clock: _Clock, steps: tuple[int, ...]
     count, total, size = len(steps), len(funnel.steps), len(starts)
     mask = _select_bits(events.mask, steps, total)
     natural = funnel.window.clock == "natural_day"
-    window = np.array(bound_of(funnel.window.total, natural=natural), dtype=np.int64)
-    within = np.array([bound_of(funnel.steps[i].within, natural=natural) for i in steps], dtype=np.int64)
-    boundary = int(funnel.window.boundary == "exclusive")
-    first, attempt = funnel.entry != "any", funnel.entry == "each"
-    rules, excl = _rules(funnel, events.excl, steps)
+    exclusions, excl = _exclusions(funnel, events.excl, steps)
+    shape = kernel.Shape(
+        k=count,
+        win=np.array(bound_of(funnel.window.total, natural=natural), dtype=np.int64),
+        within=np.array([bound_of(funnel.steps[i].within, natural=natural) for i in steps], dtype=np.int64),
+        boundary=int(funnel.window.boundary == "exclusive"),
+        strict=funnel.ties == "strictly_after",
+        adjacent=funnel.order == "adjacent",
+        from_first=funnel.entry != "any",
+        attempt=funnel.entry == "each",
+        tolerance=funnel.tolerance_us,
+        ex_from=exclusions[0],
+        ex_to=exclusions[1],
+        ex_drop=exclusions[2],
+    )
+    line = kernel.Timeline(events.t, mask, excl, clock.day, clock.ends, any_step=events.mask)
     unit, level, distinct, entry, goal = (np.zeros(size, dtype=np.int64) for _ in range(5))
-    over = np.full(size, UNBOUNDED)
-    chain = np.full((size, count), -1, dtype=np.int64)
-    where = (starts, stops, events.t, mask, excl, clock.day, clock.ends, count, window)
+    into = kernel.Rows(
+        unit, level, distinct, entry, goal, np.full(size, UNBOUNDED), np.full((size, count), -1, dtype=np.int64)
+    )
+    rows = _walk_of(funnel)(line, shape, starts, stops, into)
+    return _widen(funnel, steps, Levels(*(column[:rows] for column in into)))
+
+
+def _walk_of(funnel: Funnel) -> Callable[[kernel.Timeline, kernel.Shape, Ints, Ints, kernel.Rows], int]:
+    """The compiled loop for this kind of funnel (compiled, or loaded from its cache, on first use)."""
     if funnel.order == "any":
         from cdp.funnels.unordered import walk_unordered
 
-        rows = walk_unordered(
-            *where, boundary, events.mask, first, attempt, *rules, unit, level, distinct, entry, goal, over, chain
-        )
-    elif funnel.tolerance_us:
+        return walk_unordered
+    if funnel.tolerance_us:
         from cdp.funnels.tolerant import walk_tolerant
 
-        rows = walk_tolerant(
-            *where, within, boundary, funnel.tolerance_us, first, *rules, unit, level, entry, goal, chain
-        )
-    else:
-        rows = kernel.walk(
-            *where, within, boundary, funnel.ties == "strictly_after", funnel.order == "adjacent", first, attempt,
-            *rules, unit, level, entry, goal, over, chain,
-        )  # fmt: skip
-    found = Levels(unit[:rows], level[:rows], distinct[:rows], entry[:rows], goal[:rows], over[:rows], chain[:rows])
-    return _widen(funnel, steps, found)
+        return walk_tolerant
+    return kernel.walk
 
 
 def _select_bits(mask: Ints, steps: tuple[int, ...], total: int) -> Ints:
@@ -209,7 +216,9 @@ def _select_bits(mask: Ints, steps: tuple[int, ...], total: int) -> Ints:
     return result
 
 
-def _rules(funnel: Funnel, excl: Ints, steps: tuple[int, ...]) -> tuple[tuple[Ints, Ints, NDArray[np.bool_]], Ints]:
+def _exclusions(
+    funnel: Funnel, excl: Ints, steps: tuple[int, ...]
+) -> tuple[tuple[Ints, Ints, NDArray[np.bool_]], Ints]:
     """Exclusions in places of *steps*. A span whose from-step is skipped does not exist; one whose to-step is skipped
     runs to the next step that is there, or else to the end of the window."""
     sources, froms, tos, drops = [], [], [], []

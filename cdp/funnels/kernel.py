@@ -14,11 +14,64 @@ Where a chain's own start decides (exclusions, `first`, `each`) the loop is run 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+Ints = NDArray[np.int64]
 NEVER = np.int64(2**62)
 NO_BOUND, ROLLING, DAYS = 0, 1, 2
+
+
+class Timeline(NamedTuple):
+    """The events of all units. *t*: instant. *mask*: bit i = matches step i. *excl*: bit i = triggers exclusion i.
+    *day*: local day, an index into *day_end*, the last instant of each. *any_step*: nonzero where an event matches any
+    step of the funnel, of which the steps of *mask* may be a part."""
+
+    t: Ints
+    mask: Ints
+    excl: Ints
+    day: Ints
+    day_end: Ints
+    any_step: Ints
+
+
+class Shape(NamedTuple):
+    """The funnel. *k*: its steps. *win*, *within*: (kind, length) of the window and of each step's bound since the step
+    before. *boundary*: 1 where the end of a window is outside it. *strict*: a step is later than the one before it.
+    *adjacent*: no event between two steps. *from_first*: chains begin at the unit's first entry event. *attempt*: an
+    exclusion that ends the chain also ends the reading. *tolerance*: events at most this far apart are simultaneous.
+    *ex_from*, *ex_to*, *ex_drop*: per exclusion, the steps it lies between, and whether it voids the chain or cuts it.
+    """
+
+    k: int
+    win: Ints
+    within: Ints
+    boundary: int
+    strict: bool
+    adjacent: bool
+    from_first: bool
+    attempt: bool
+    tolerance: int
+    ex_from: Ints
+    ex_to: Ints
+    ex_drop: NDArray[np.bool_]
+
+
+class Rows(NamedTuple):
+    """Where the result goes, one row per unit that has an entry event: the unit, its level, most distinct steps done
+    (`order: any`), entry instant, goal instant (-1 at level 0), the instant an exclusion ended the attempt (NEVER if
+    none did) and the event of each step (-1 where not reached)."""
+
+    unit: Ints
+    level: Ints
+    distinct: Ints
+    entry: Ints
+    goal: Ints
+    over: Ints
+    chain: Ints
 
 
 @njit(cache=True)
@@ -29,6 +82,19 @@ def _bound(kind, length, boundary, moment, day, day_end):  # type: ignore[no-unt
     if kind == 1:
         return moment + length - boundary
     return day_end[min(day + length - 1, len(day_end) - 1)]
+
+
+@njit(cache=True)
+def _window_end(line, shape, entry):  # type: ignore[no-untyped-def]
+    """Last instant inside the window of a chain that begins at event *entry*."""
+    return _bound(shape.win[0], shape.win[1], shape.boundary, line.t[entry], line.day[entry], line.day_end)
+
+
+@njit(cache=True)
+def _step_end(line, shape, step, previous):  # type: ignore[no-untyped-def]
+    """Last instant allowed to *step* after event *previous*."""
+    kind, length = shape.within[step, 0], shape.within[step, 1]
+    return _bound(kind, length, shape.boundary, line.t[previous], line.day[previous], line.day_end)
 
 
 @njit(cache=True)
@@ -89,41 +155,20 @@ def _augment(mask, first, size, step, owner):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _run(  # type: ignore[no-untyped-def]
-    t,
-    mask,
-    excl,
-    day,
-    day_end,
-    lo,
-    hi,
-    start,
-    k,
-    win,
-    within,
-    boundary,
-    strict,
-    ex_from,
-    ex_to,
-    ex_drop,
-    stop_on_exclusion,
-    goal_t,
-    goal_s,
-    state_t,
-):
+def _run(line, shape, lo, hi, start, goal_t, goal_s, state_t):  # type: ignore[no-untyped-def]
     """Walk events lo..hi-1. *start* >= 0: chains begin at that event's instant; -1: anywhere (without exclusions).
 
     Fills *goal_t* (earliest instant each step is validly reached, -1 if never) and *goal_s* (its latest start, an event
     index). Returns (level, end): steps reached, and the instant an exclusion ended the walk (NEVER if none did).
     """
-    rules = len(ex_from)
-    alive = np.zeros(k, np.bool_)
-    frozen = np.zeros(k, np.bool_)
-    last = np.zeros(k, np.int64)
-    origin = np.zeros(k, np.int64)
-    done = np.zeros(k, np.bool_)
-    source = np.zeros(k, np.int64)
-    for j in range(k):
+    rules = len(shape.ex_from)
+    alive = np.zeros(shape.k, np.bool_)
+    frozen = np.zeros(shape.k, np.bool_)
+    last = np.zeros(shape.k, np.int64)
+    origin = np.zeros(shape.k, np.int64)
+    done = np.zeros(shape.k, np.bool_)
+    source = np.zeros(shape.k, np.int64)
+    for j in range(shape.k):
         goal_t[j] = -1
         goal_s[j] = -1
     end = np.int64(2**62)
@@ -131,50 +176,48 @@ def _run(  # type: ignore[no-untyped-def]
     i = lo
     if start >= 0:
         i = start
-        while i > lo and t[i - 1] == t[start]:
+        while i > lo and line.t[i - 1] == line.t[start]:
             i -= 1
-        limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
-    open_end = np.int64(0) if (win[0] == 1 and boundary == 0) else np.int64(1)
-    while i < hi and t[i] <= limit:
-        x = t[i]
+        limit = _window_end(line, shape, start)
+    open_end = np.int64(0) if (shape.win[0] == 1 and shape.boundary == 0) else np.int64(1)
+    while i < hi and line.t[i] <= limit:
+        x = line.t[i]
         g = i
         union = np.int64(0)
         broken = np.int64(0)
-        while g < hi and t[g] == x:
-            union |= mask[g]
-            broken |= excl[g]
+        while g < hi and line.t[g] == x:
+            union |= line.mask[g]
+            broken |= line.excl[g]
             g += 1
-        for j in range(k):
+        for j in range(shape.k):
             if broken and alive[j] and not done[j]:
                 for r in range(rules):
-                    if (broken >> r) & 1 and ex_drop[r] and ex_from[r] <= j < ex_to[r]:
-                        if state_t[j, ex_from[r]] < x and x < limit + open_end:
+                    if (broken >> r) & 1 and shape.ex_drop[r] and shape.ex_from[r] <= j < shape.ex_to[r]:
+                        if state_t[j, shape.ex_from[r]] < x and x < limit + open_end:
                             goal_t[j] = -1
         if union:
-            for b in range(k):
+            for b in range(shape.k):
                 source[b] = -1
                 if not (union >> b) & 1:
                     continue
                 frozen_source = -1
                 a = b
-                if not strict:
+                if not shape.strict:
                     while a > 0 and (union >> (a - 1)) & 1:
                         a -= 1
                 while a <= b:
                     usable = False
                     if a == 0:
-                        usable = start < 0 or x == t[start]
+                        usable = start < 0 or x == line.t[start]
                     elif alive[a - 1] and not frozen[a - 1]:
                         p = last[a - 1]
                         o = origin[a - 1]
-                        usable = x <= _bound(win[0], win[1], boundary, t[o], day[o], day_end) and x <= _bound(
-                            within[a, 0], within[a, 1], boundary, t[p], day[p], day_end
-                        )
-                        if strict and t[p] == x:
+                        usable = x <= _window_end(line, shape, o) and x <= _step_end(line, shape, a, p)
+                        if shape.strict and line.t[p] == x:
                             usable = False
                     if usable and g - i == 1 and a != b:
                         usable = False
-                    if usable and a != b and not _matchable(mask, i, g, a, b):
+                    if usable and a != b and not _matchable(line.mask, i, g, a, b):
                         usable = False
                     if usable:
                         tainted = False
@@ -182,13 +225,13 @@ def _run(  # type: ignore[no-untyped-def]
                             for r in range(rules):
                                 if (
                                     (broken >> r) & 1
-                                    and ex_from[r] <= a - 1 < ex_to[r]
-                                    and b < ex_to[r]
+                                    and shape.ex_from[r] <= a - 1 < shape.ex_to[r]
+                                    and b < shape.ex_to[r]
                                     and x < limit + open_end
                                 ):
-                                    if state_t[a - 1, ex_from[r]] < x:
+                                    if state_t[a - 1, shape.ex_from[r]] < x:
                                         tainted = True
-                                        if ex_drop[r]:
+                                        if shape.ex_drop[r]:
                                             usable = False
                         if usable and not tainted:
                             source[b] = a
@@ -198,7 +241,7 @@ def _run(  # type: ignore[no-untyped-def]
                     a += 1
                 if source[b] < 0 and frozen_source >= 0:
                     source[b] = frozen_source
-            for b in range(k - 1, -1, -1):
+            for b in range(shape.k - 1, -1, -1):
                 a = source[b]
                 if a < 0:
                     continue
@@ -216,7 +259,7 @@ def _run(  # type: ignore[no-untyped-def]
                 if not done[b]:
                     open_drop = False
                     for r in range(rules):
-                        if ex_drop[r] and ex_from[r] <= b < ex_to[r]:
+                        if shape.ex_drop[r] and shape.ex_from[r] <= b < shape.ex_to[r]:
                             open_drop = True
                     if not open_drop or goal_t[b] < 0:
                         goal_t[b] = x
@@ -225,88 +268,66 @@ def _run(  # type: ignore[no-untyped-def]
                         done[b] = True
         if broken:
             deepest = -1
-            for j in range(k):
+            for j in range(shape.k):
                 if alive[j]:
                     deepest = j
             for r in range(rules):
                 if not (broken >> r) & 1:
                     continue
-                for j in range(ex_from[r], ex_to[r]):
-                    if not alive[j] or state_t[j, ex_from[r]] >= x or x >= limit + open_end:
+                for j in range(shape.ex_from[r], shape.ex_to[r]):
+                    if not alive[j] or state_t[j, shape.ex_from[r]] >= x or x >= limit + open_end:
                         continue
-                    if ex_drop[r]:
+                    if shape.ex_drop[r]:
                         alive[j] = False
                     else:
                         frozen[j] = True
-                    if stop_on_exclusion and j == deepest:
+                    if shape.attempt and j == deepest:
                         end = x
             if end == x:
                 break
-        if done[k - 1]:
+        if done[shape.k - 1]:
             break
         i = g
     level = 0
-    for j in range(k):
+    for j in range(shape.k):
         if goal_t[j] >= 0:
             level = j + 1
     return level, end
 
 
 @njit(cache=True)
-def _evidence(  # type: ignore[no-untyped-def]
-    t,
-    mask,
-    excl,
-    day,
-    day_end,
-    lo,
-    hi,
-    start,
-    goal,
-    level,
-    win,
-    within,
-    boundary,
-    strict,
-    ex_from,
-    ex_to,
-    ex_drop,
-    adjacent,
-    out,
-):
+def _evidence(line, shape, lo, hi, start, goal, level, out):  # type: ignore[no-untyped-def]
     """The valid chain of *level* steps from the instant of event *start* to the instant *goal* whose events come first
     in (time, key) order, step by step. Fills out[:level] with event indices."""
     first = start
-    while first > lo and t[first - 1] == t[start]:
+    while first > lo and line.t[first - 1] == line.t[start]:
         first -= 1
     stop = first
-    while stop < hi and t[stop] <= goal:
+    while stop < hi and line.t[stop] <= goal:
         stop += 1
     n = stop - first
-    limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
+    limit = _window_end(line, shape, start)
     reach = np.zeros((level, n), np.bool_)
     for j in range(level - 1, -1, -1):
         following = np.int64(2**62)  # earliest usable event of the next step, at or after the present one
         i = n - 1
         while i >= 0:
-            x = t[first + i]
+            x = line.t[first + i]
             h = i
-            while h >= 0 and t[first + h] == x:
+            while h >= 0 and line.t[first + h] == x:
                 h -= 1
-            if j < level - 1 and not strict:
+            if j < level - 1 and not shape.strict:
                 for e in range(h + 1, i + 1):
                     if reach[j + 1, e]:
                         following = x
             for e in range(h + 1, i + 1):
                 q = first + e
-                if (mask[q] >> j) & 1 and (j > 0 or x == t[start]):
+                if (line.mask[q] >> j) & 1 and (j > 0 or x == line.t[start]):
                     if j == level - 1:
                         reach[j, e] = x == goal
                     else:
-                        reach[j, e] = following <= _bound(
-                            within[j + 1, 0], within[j + 1, 1], boundary, x, day[q], day_end
-                        )
-            if j < level - 1 and strict:
+                        reach[j, e] = following <= _step_end(line, shape, j + 1, q)
+            if j < level - 1 and shape.strict:
                 for e in range(h + 1, i + 1):
                     if reach[j + 1, e]:
                         following = x
@@ -317,13 +338,11 @@ def _evidence(  # type: ignore[no-untyped-def]
         e = pointer[j] + 1
         if pointer[j] < 0 and j > 0:
             e = 0
-            while e < n and t[first + e] < t[out[j - 1]]:
+            while e < n and line.t[first + e] < line.t[out[j - 1]]:
                 e += 1
         found = False
         while e < n:
-            if reach[j, e] and _fits(
-                t, excl, day, day_end, lo, hi, first + e, j, within, boundary, strict, ex_from, ex_to, adjacent, out
-            ):
+            if reach[j, e] and _fits(line, shape, lo, hi, first + e, j, out):
                 found = True
                 break
             e += 1
@@ -336,13 +355,13 @@ def _evidence(  # type: ignore[no-untyped-def]
         if j < level - 1:
             j += 1
             continue
-        if _spans_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, ex_drop, out):
+        if _spans_clear(line, shape, lo, hi, level, limit, out):
             return True
     return False
 
 
 @njit(cache=True)
-def _fits(t, excl, day, day_end, lo, hi, q, j, within, boundary, strict, ex_from, ex_to, adjacent, out):  # type: ignore[no-untyped-def]
+def _fits(line, shape, lo, hi, q, j, out):  # type: ignore[no-untyped-def]
     """May event *q* be step j after out[:j]?"""
     for p in range(j):
         if out[p] == q:
@@ -350,120 +369,101 @@ def _fits(t, excl, day, day_end, lo, hi, q, j, within, boundary, strict, ex_from
     if j == 0:
         return True
     p = out[j - 1]
-    if t[q] < t[p] or (strict and t[q] == t[p]):
+    if line.t[q] < line.t[p] or (shape.strict and line.t[q] == line.t[p]):
         return False
-    if t[q] > _bound(within[j, 0], within[j, 1], boundary, t[p], day[p], day_end):
+    if line.t[q] > _step_end(line, shape, j, p):
         return False
-    for r in range(len(ex_from)):
-        if ex_to[r] == j and _has_between(t, excl, lo, hi, r, t[out[ex_from[r]]], t[q]):
+    for r in range(len(shape.ex_from)):
+        if shape.ex_to[r] == j and _has_between(line, lo, hi, r, line.t[out[shape.ex_from[r]]], line.t[q]):
             return False
-    if adjacent:
-        return _next_to(t, lo, hi, q, j, out)
+    if shape.adjacent:
+        return _next_to(line, lo, hi, q, j, out)
     return True
 
 
 @njit(cache=True)
-def _next_to(t, lo, hi, q, j, out):  # type: ignore[no-untyped-def]
+def _next_to(line, lo, hi, q, j, out):  # type: ignore[no-untyped-def]
     """Is there an order of simultaneous events in which *q* comes directly after out[j-1]?"""
     p = out[j - 1]
-    if t[p] == t[q]:
+    if line.t[p] == line.t[q]:
         return True
     left = p
-    while left > lo and t[left - 1] == t[p]:
+    while left > lo and line.t[left - 1] == line.t[p]:
         left -= 1
     right = p
-    while right < hi and t[right] == t[p]:
+    while right < hi and line.t[right] == line.t[p]:
         right += 1
-    if right >= hi or t[right] != t[q]:
+    if right >= hi or line.t[right] != line.t[q]:
         return False
-    if t[out[0]] == t[p]:
+    if line.t[out[0]] == line.t[p]:
         return True  # the chain's first instant: what is not in the chain came before it
     used = 0
     for i in range(j):
-        if t[out[i]] == t[p]:
+        if line.t[out[i]] == line.t[p]:
             used += 1
     return used == right - left
 
 
 @njit(cache=True)
-def _has_between(t, excl, lo, hi, rule, after, before):  # type: ignore[no-untyped-def]
+def _has_between(line, lo, hi, rule, after, before):  # type: ignore[no-untyped-def]
     """Does an event of exclusion *rule* lie strictly between two instants?"""
     left, right = lo, hi
     while left < right:
         middle = (left + right) // 2
-        if t[middle] <= after:
+        if line.t[middle] <= after:
             left = middle + 1
         else:
             right = middle
-    while left < hi and t[left] < before:
-        if (excl[left] >> rule) & 1:
+    while left < hi and line.t[left] < before:
+        if (line.excl[left] >> rule) & 1:
             return True
         left += 1
     return False
 
 
 @njit(cache=True)
-def _spans_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, ex_drop, out):  # type: ignore[no-untyped-def]
+def _spans_clear(line, shape, lo, hi, level, limit, out):  # type: ignore[no-untyped-def]
     """No excluding event inside any span of the finished chain."""
-    open_end = limit if (win[0] == 1 and boundary == 0) else limit + 1
-    for r in range(len(ex_from)):
-        if level <= ex_from[r]:
+    open_end = limit if shape.win[0] == 1 and shape.boundary == 0 else limit + 1
+    for r in range(len(shape.ex_from)):
+        if level <= shape.ex_from[r]:
             continue
-        if level > ex_to[r]:
-            until = t[out[ex_to[r]]]
-        elif ex_drop[r]:
+        if level > shape.ex_to[r]:
+            until = line.t[out[shape.ex_to[r]]]
+        elif shape.ex_drop[r]:
             until = open_end
         else:
-            until = t[out[level - 1]]
-        if _has_between(t, excl, lo, hi, r, t[out[ex_from[r]]], until):
+            until = line.t[out[level - 1]]
+        if _has_between(line, lo, hi, r, line.t[out[shape.ex_from[r]]], until):
             return False
     return True
 
 
 @njit(cache=True)
-def _adjacent_level(  # type: ignore[no-untyped-def]
-    t,
-    mask,
-    excl,
-    day,
-    day_end,
-    lo,
-    hi,
-    start,
-    k,
-    win,
-    within,
-    boundary,
-    strict,
-    ex_from,
-    ex_to,
-    ex_drop,
-    goal_t,
-    chain,
-):
+def _adjacent_level(line, shape, lo, hi, start, goal_t, chain):  # type: ignore[no-untyped-def]
     """Level of the longest chain of directly following events that begins at the instant of event *start*; fills goal_t
     per step (earliest goal)."""
-    for j in range(k):
+    for j in range(shape.k):
         goal_t[j] = -1
-    limit = _bound(win[0], win[1], boundary, t[start], day[start], day_end)
+    limit = _window_end(line, shape, start)
     g = start
-    while g < hi and t[g] == t[start]:
+    while g < hi and line.t[g] == line.t[start]:
         g += 1
-    most = 1 if strict else min(k, g - start)
+    most = 1 if shape.strict else min(shape.k, g - start)
     level = 0
     for a in range(1, most + 1):
-        if a > 1 and not _matchable(mask, start, g, 0, a - 1):
+        if a > 1 and not _matchable(line.mask, start, g, 0, a - 1):
             continue
-        if a == 1 and not _any_bit(mask, start, g, 0):
+        if a == 1 and not _any_bit(line.mask, start, g, 0):
             continue
         for j in range(a):
-            chain[j] = t[start]
-        reached = _follow(t, mask, day, day_end, g, hi, a, k, limit, start, within, boundary, strict, chain)
+            chain[j] = line.t[start]
+        reached = _follow(line, shape, g, hi, a, limit, start, chain)
         for j in range(reached):
             if goal_t[j] < 0 or chain[j] < goal_t[j]:
-                if _chain_clear(t, excl, lo, hi, j + 1, limit, win, boundary, ex_from, ex_to, ex_drop, chain):
+                if _chain_clear(line, shape, lo, hi, j + 1, limit, chain):
                     goal_t[j] = chain[j]
-    for j in range(k):
+    for j in range(shape.k):
         if goal_t[j] >= 0:
             level = j + 1
     return level
@@ -478,30 +478,30 @@ def _any_bit(mask, first, last, step):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _follow(t, mask, day, day_end, i, hi, a, k, limit, previous, within, boundary, strict, chain):  # type: ignore[no-untyped-def]
+def _follow(line, shape, i, hi, a, limit, previous, chain):  # type: ignore[no-untyped-def]
     """Continue a chain of *a* steps into the instants that follow; whole instants must be used up except the last."""
-    while a < k and i < hi and t[i] <= limit:
-        if t[i] > _bound(within[a, 0], within[a, 1], boundary, t[previous], day[previous], day_end):
+    while a < shape.k and i < hi and line.t[i] <= limit:
+        if line.t[i] > _step_end(line, shape, a, previous):
             break
         g = i
-        while g < hi and t[g] == t[i]:
+        while g < hi and line.t[g] == line.t[i]:
             g += 1
         size = g - i
-        if strict:
-            if not _any_bit(mask, i, g, a):
+        if shape.strict:
+            if not _any_bit(line.mask, i, g, a):
                 return a
-            chain[a] = t[i]
+            chain[a] = line.t[i]
             a += 1
             if size > 1:
                 return a
         else:
             taken = 0
-            for b in range(min(size, k - a), 0, -1):
-                if _matchable(mask, i, g, a, a + b - 1):
+            for b in range(min(size, shape.k - a), 0, -1):
+                if _matchable(line.mask, i, g, a, a + b - 1):
                     taken = b
                     break
             for j in range(a, a + taken):
-                chain[j] = t[i]
+                chain[j] = line.t[i]
             a += taken
             if taken < size:
                 return a
@@ -511,50 +511,25 @@ def _follow(t, mask, day, day_end, i, hi, a, k, limit, previous, within, boundar
 
 
 @njit(cache=True)
-def _chain_clear(t, excl, lo, hi, level, limit, win, boundary, ex_from, ex_to, ex_drop, chain):  # type: ignore[no-untyped-def]
+def _chain_clear(line, shape, lo, hi, level, limit, chain):  # type: ignore[no-untyped-def]
     """`_spans_clear` on instants instead of events."""
-    open_end = limit if (win[0] == 1 and boundary == 0) else limit + 1
-    for r in range(len(ex_from)):
-        if level <= ex_from[r]:
+    open_end = limit if shape.win[0] == 1 and shape.boundary == 0 else limit + 1
+    for r in range(len(shape.ex_from)):
+        if level <= shape.ex_from[r]:
             continue
-        if level > ex_to[r]:
-            until = chain[ex_to[r]]
-        elif ex_drop[r]:
+        if level > shape.ex_to[r]:
+            until = chain[shape.ex_to[r]]
+        elif shape.ex_drop[r]:
             until = open_end
         else:
             until = chain[level - 1]
-        if _has_between(t, excl, lo, hi, r, chain[ex_from[r]], until):
+        if _has_between(line, lo, hi, r, chain[shape.ex_from[r]], until):
             return False
     return True
 
 
 @njit(cache=True)
-def walk(  # type: ignore[no-untyped-def]
-    starts,
-    stops,
-    t,
-    mask,
-    excl,
-    day,
-    day_end,
-    k,
-    win,
-    within,
-    boundary,
-    strict,
-    adjacent,
-    first,
-    attempt,
-    ex_from,
-    ex_to,
-    ex_drop,
-    unit_out,
-    level_out,
-    entry_out,
-    goal_out,
-    over_out,
-    chain_out,
-):
+def walk(line, shape, starts, stops, into):  # type: ignore[no-untyped-def]
     """All units, of events starts[u]..stops[u]-1. *first*: chains begin at the unit's first step-1 event; *attempt*: an
     exclusion that ends the chain also ends the reading. One output row per unit that has a step-1 event.
 
@@ -562,33 +537,27 @@ def walk(  # type: ignore[no-untyped-def]
     (NEVER if none did) and the events of the chain (-1 where not reached). Returns the number of rows.
     """
     rows = 0
-    goal_t = np.zeros(k, np.int64)
-    goal_s = np.zeros(k, np.int64)
-    best_chain = np.zeros(k, np.int64)
-    state_t = np.zeros((k, k), np.int64)
-    chain = np.zeros(k, np.int64)
-    free = not first and len(ex_from) == 0 and not adjacent
+    goal_t = np.zeros(shape.k, np.int64)
+    goal_s = np.zeros(shape.k, np.int64)
+    best_chain = np.zeros(shape.k, np.int64)
+    state_t = np.zeros((shape.k, shape.k), np.int64)
+    chain = np.zeros(shape.k, np.int64)
+    free = not shape.from_first and len(shape.ex_from) == 0 and not shape.adjacent
     for u in range(len(starts)):
         lo, hi = starts[u], stops[u]
         s = lo
-        while s < hi and not mask[s] & 1:
+        while s < hi and not line.mask[s] & 1:
             s += 1
         best_level, best_goal, best_start = 0, np.int64(-1), s
         while s < hi:
             end = np.int64(2**62)
-            if adjacent:
+            if shape.adjacent:
                 start = s
-                while start > lo and t[start - 1] == t[s]:
+                while start > lo and line.t[start - 1] == line.t[s]:
                     start -= 1
-                level = _adjacent_level(
-                    t, mask, excl, day, day_end, lo, hi, start, k, win, within, boundary, strict, ex_from, ex_to,
-                    ex_drop, goal_t, chain,
-                )  # fmt: skip
+                level = _adjacent_level(line, shape, lo, hi, start, goal_t, chain)
             else:
-                level, end = _run(
-                    t, mask, excl, day, day_end, lo, hi, -1 if free else s, k, win, within, boundary, strict,
-                    ex_from, ex_to, ex_drop, attempt, goal_t, goal_s, state_t,
-                )  # fmt: skip
+                level, end = _run(line, shape, lo, hi, -1 if free else s, goal_t, goal_s, state_t)
             goal = goal_t[level - 1] if level > 0 else np.int64(-1)
             begin = s
             if free and level > 0:
@@ -596,19 +565,17 @@ def walk(  # type: ignore[no-untyped-def]
             if level > best_level or (level == best_level and level > 0 and goal <= best_goal):
                 best_level, best_goal, best_start = level, goal, begin
             following = s
-            while following < hi and (t[following] == t[s] or not mask[following] & 1):
+            while following < hi and (line.t[following] == line.t[s] or not line.mask[following] & 1):
                 following += 1
-            last = free or first or following == hi or (best_level == k and t[following] > best_goal)
+            last = (
+                free or shape.from_first or following == hi or (best_level == shape.k and line.t[following] > best_goal)
+            )
             if not last:
                 s = following
                 continue
-            stop = _index_after(t, lo, hi, end) if end != 2**62 else hi
-            _emit(
-                t, mask, excl, day, day_end, lo, stop, u, best_level, best_start, best_goal, k, win, within,
-                boundary, strict, ex_from, ex_to, ex_drop, adjacent, best_chain, rows, unit_out, level_out, entry_out,
-                goal_out, chain_out,
-            )  # fmt: skip
-            over_out[rows] = end
+            stop = _index_after(line.t, lo, hi, end) if end != 2**62 else hi
+            _emit(line, shape, lo, stop, u, best_level, best_start, best_goal, best_chain, rows, into)
+            into.over[rows] = end
             rows += 1
             break
     return rows
@@ -653,64 +620,16 @@ def next_starts(starts, stops, t, mask, moment, later, tolerance, chain):  # typ
 
 
 @njit(cache=True)
-def _emit(  # type: ignore[no-untyped-def]
-    t,
-    mask,
-    excl,
-    day,
-    day_end,
-    lo,
-    hi,
-    u,
-    level,
-    start,
-    goal,
-    k,
-    win,
-    within,
-    boundary,
-    strict,
-    ex_from,
-    ex_to,
-    ex_drop,
-    adjacent,
-    chain,
-    rows,
-    unit_out,
-    level_out,
-    entry_out,
-    goal_out,
-    chain_out,
-):
+def _emit(line, shape, lo, hi, u, level, start, goal, chain, rows, into):  # type: ignore[no-untyped-def]
     """Write one output row, with its evidence."""
-    unit_out[rows] = u
-    level_out[rows] = level
-    entry_out[rows] = t[start]
-    goal_out[rows] = goal
-    for j in range(k):
+    into.unit[rows] = u
+    into.level[rows] = level
+    into.entry[rows] = line.t[start]
+    into.goal[rows] = goal
+    for j in range(shape.k):
         chain[j] = -1
-        chain_out[rows, j] = -1
+        into.chain[rows, j] = -1
     if level > 0:
-        _evidence(
-            t,
-            mask,
-            excl,
-            day,
-            day_end,
-            lo,
-            hi,
-            start,
-            goal,
-            level,
-            win,
-            within,
-            boundary,
-            strict,
-            ex_from,
-            ex_to,
-            ex_drop,
-            adjacent,
-            chain,
-        )
+        _evidence(line, shape, lo, hi, start, goal, level, chain)
         for j in range(level):
-            chain_out[rows, j] = chain[j]
+            into.chain[rows, j] = chain[j]

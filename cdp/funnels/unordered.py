@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from cdp.funnels.kernel import _augment, _bound
+from cdp.funnels.kernel import _augment, _window_end
 
 
 @njit(cache=True)
@@ -42,31 +42,7 @@ def _leading(mask, first, last, k, work):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def walk_unordered(  # type: ignore[no-untyped-def]
-    starts,
-    stops,
-    t,
-    mask,
-    excl,
-    day,
-    day_end,
-    k,
-    win,
-    boundary,
-    any_step,
-    from_first,
-    attempt,
-    ex_from,  # noqa: ARG001 (always the first step)
-    ex_to,
-    ex_drop,
-    unit_out,
-    level_out,
-    distinct_out,
-    entry_out,
-    goal_out,
-    over_out,
-    chain_out,
-):
+def walk_unordered(line, shape, starts, stops, into):  # type: ignore[no-untyped-def]
     """As `kernel.walk`. A chain's entry is its first event in time, and exclusions watch the whole chain.
 
     *any_step*: nonzero where an event matches any step of the funnel; *from_first* fixes the entry to the unit's first
@@ -74,147 +50,145 @@ def walk_unordered(  # type: ignore[no-untyped-def]
     to have a row. *distinct_out*: most distinct steps done inside one window, exclusions aside.
     """
     rows = 0
-    work = np.zeros(k, np.int64)
+    work = np.zeros(shape.k, np.int64)
     for u in range(len(starts)):
         lo, hi = starts[u], stops[u]
-        first = _entry(t, mask, day, day_end, lo, hi, win, boundary, any_step, attempt)
+        first = _entry(line, shape, lo, hi)
         if first == hi:
             continue
         over = np.int64(2**62)
-        if from_first or len(ex_drop):
-            best, distinct, best_left, best_right, over = _each_left(
-                t, mask, excl, day, day_end, first, hi, k, win, boundary, ex_to, ex_drop, from_first, work
-            )
+        if shape.from_first or len(shape.ex_drop):
+            best, distinct, best_left, best_right, over = _each_left(line, shape, first, hi, work)
         else:
-            best, distinct, best_left, best_right = _sliding(t, mask, day, day_end, first, hi, k, win, boundary, work)
+            best, distinct, best_left, best_right = _sliding(line, shape, first, hi, work)
         if best > 0:
-            _first_choice(mask, best_left, best_right, best, work)
-            if not from_first:
-                _use_instant(t, mask, best_left, best, work)
+            _first_choice(line.mask, best_left, best_right, best, work)
+            if not shape.from_first:
+                _use_instant(line.t, line.mask, best_left, best, work)
             for step in range(best):
-                chain_out[rows, step] = work[step]
-        unit_out[rows] = u
-        level_out[rows] = best
-        distinct_out[rows] = distinct
-        entry_out[rows] = t[best_left]
-        goal_out[rows] = _latest(t, work, best) if best > 0 else -1
-        over_out[rows] = over if attempt else np.int64(2**62)
+                into.chain[rows, step] = work[step]
+        into.unit[rows] = u
+        into.level[rows] = best
+        into.distinct[rows] = distinct
+        into.entry[rows] = line.t[best_left]
+        into.goal[rows] = _latest(line.t, work, best) if best > 0 else -1
+        into.over[rows] = over if shape.attempt else np.int64(2**62)
         rows += 1
     return rows
 
 
 @njit(cache=True)
-def _sliding(t, mask, day, day_end, first, hi, k, win, boundary, work):  # type: ignore[no-untyped-def]
+def _sliding(line, shape, first, hi, work):  # type: ignore[no-untyped-def]
     """(level, distinct steps, first event, end of events) without exclusions: one window slides over the events."""
     best, distinct = 0, 0
     left, best_left, best_right = first, first, first
     right = first
     while right < hi:
         g = right
-        while g < hi and t[g] == t[right]:
+        while g < hi and line.t[g] == line.t[right]:
             g += 1
-        while t[right] > _bound(win[0], win[1], boundary, t[left], day[left], day_end):
+        while line.t[right] > _window_end(line, shape, left):
             left += 1
-        distinct = max(distinct, _assign(mask, left, g, k, work))
-        if best < k:
-            n = _leading(mask, left, g, k, work)
+        distinct = max(distinct, _assign(line.mask, left, g, shape.k, work))
+        if best < shape.k:
+            n = _leading(line.mask, left, g, shape.k, work)
             if n > best:
                 best, best_left, best_right = n, left, g
         right = g
     # The latest entry that still reaches this level by the earliest goal.
     i = best_left + 1
-    while best > 0 and i < best_right and _assign(mask, i, best_right, best, work) == best:
+    while best > 0 and i < best_right and _assign(line.mask, i, best_right, best, work) == best:
         best_left = i
         i += 1
     return best, distinct, best_left, best_right
 
 
 @njit(cache=True)
-def _each_left(t, mask, excl, day, day_end, first, hi, k, win, boundary, ex_to, ex_drop, only_first, work):  # type: ignore[no-untyped-def]
+def _each_left(line, shape, first, hi, work):  # type: ignore[no-untyped-def]
     """As `_sliding`, judging each entry by itself (or only the first), and the instant an exclusion broke the last."""
     best, distinct = 0, 0
     best_left, best_right = first, first
     broken = np.int64(2**62)
-    end_open = win[0] == 1 and boundary == 0
+    end_open = shape.win[0] == 1 and shape.boundary == 0
     left = first
     while left < hi:
-        limit = _bound(win[0], win[1], boundary, t[left], day[left], day_end)
+        limit = _window_end(line, shape, left)
         stop = left
-        while stop < hi and t[stop] <= limit:
+        while stop < hi and line.t[stop] <= limit:
             stop += 1
-        distinct = max(distinct, _assign(mask, left, stop, k, work))
-        n, right, broken = _from_left(t, mask, excl, left, stop, k, limit, end_open, ex_to, ex_drop, only_first)
-        if n > best or (n == best and n > 0 and t[right - 1] <= t[best_right - 1]):
+        distinct = max(distinct, _assign(line.mask, left, stop, shape.k, work))
+        n, right, broken = _from_left(line, shape, left, stop, limit, end_open)
+        if n > best or (n == best and n > 0 and line.t[right - 1] <= line.t[best_right - 1]):
             best, best_left, best_right = n, left, right
-        if only_first:
+        if shape.from_first:
             break
-        moment = t[left]
-        while left < hi and t[left] == moment:
+        moment = line.t[left]
+        while left < hi and line.t[left] == moment:
             left += 1
     return best, distinct, best_left, best_right, broken
 
 
 @njit(cache=True)
-def _entry(t, mask, day, day_end, lo, hi, win, boundary, any_step, attempt):  # type: ignore[no-untyped-def]
+def _entry(line, shape, lo, hi):  # type: ignore[no-untyped-def]
     """The event at which reading begins; *hi* when the unit has no event of step 1 (an attempt: in no window)."""
     has = lo
-    while has < hi and not mask[has] & 1:
+    while has < hi and not line.mask[has] & 1:
         has += 1
     if has == hi:
         return hi
     for i in range(lo, hi):
-        if not any_step[i]:
+        if not line.any_step[i]:
             continue
         first = i
-        while first > lo and t[first - 1] == t[i]:
+        while first > lo and line.t[first - 1] == line.t[i]:
             first -= 1
-        if not attempt:
+        if not shape.attempt:
             return first
-        while has < hi and (has < first or not mask[has] & 1):
+        while has < hi and (has < first or not line.mask[has] & 1):
             has += 1
         if has == hi:
             return hi
-        if t[has] <= _bound(win[0], win[1], boundary, t[i], day[i], day_end):
+        if line.t[has] <= _window_end(line, shape, i):
             return first
     return hi
 
 
 @njit(cache=True)
-def _from_left(t, mask, excl, left, stop, k, limit, end_open, ex_to, ex_drop, any_entry):  # type: ignore[no-untyped-def]
+def _from_left(line, shape, left, stop, limit, end_open):  # type: ignore[no-untyped-def]
     """(level, end of its events, instant an exclusion broke it) of chains that begin at the instant of event *left*,
     among events left..stop-1. What excludes lies after the entry and before the finish, or, where the
     last step is not reached, before the end of the window (`drop`) or of the chain (`truncate`)."""
     broken = np.int64(2**62)
     drops = False
     for i in range(left, stop):
-        if not excl[i] or t[i] == t[left] or (end_open and t[i] == limit):
+        if not line.excl[i] or line.t[i] == line.t[left] or (end_open and line.t[i] == limit):
             continue
-        broken = min(broken, t[i])
-        for r in range(len(ex_drop)):
-            if (excl[i] >> r) & 1 and ex_drop[r]:
+        broken = min(broken, line.t[i])
+        for r in range(len(shape.ex_drop)):
+            if (line.excl[i] >> r) & 1 and shape.ex_drop[r]:
                 drops = True
     owner = np.full(stop - left, -1, np.int64)
     best, best_right = 0, left
     right = left
-    while right < stop and best < k and t[right] <= broken:
+    while right < stop and best < shape.k and line.t[right] <= broken:
         g = right
         union = np.int64(0)
-        while g < stop and t[g] == t[right]:
-            union |= mask[g]
+        while g < stop and line.t[g] == line.t[right]:
+            union |= line.mask[g]
             g += 1
-        while union and best < k and _augment(mask, left, g - left, best, owner):
+        while union and best < shape.k and _augment(line.mask, left, g - left, best, owner):
             best, best_right = best + 1, g
         right = g
-    if best == k and (not len(ex_to) or ex_to[0] < k):
+    if best == shape.k and (not len(shape.ex_to) or shape.ex_to[0] < shape.k):
         broken = np.int64(2**62)
     elif drops:
         best = 0
-    if best > 0 and not any_entry:
+    if best > 0 and not shape.from_first:
         # A chain that needs no event of this instant begins later, and is judged there.
         union = np.int64(0)
         i = left
-        while i < stop and t[i] == t[left]:
-            union |= mask[i]
+        while i < stop and line.t[i] == line.t[left]:
+            union |= line.mask[i]
             i += 1
         if not union & ((np.int64(1) << best) - 1):
             best = 0

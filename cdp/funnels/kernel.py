@@ -3,8 +3,7 @@
 A unit's events lie together, ordered by (time, event key); `mask` says which steps an event matches (bit i = step i),
 `excl` which exclusion rules it triggers. Two facts make the loop short. Among chains that reach a step by now, one is
 the latest in every step at once, and it serves any continuation best, so one state per step is enough. And events of
-one
-instant may stand in any order, so a run of steps inside an instant is a matching of events to steps.
+one instant may stand in any order, so a run of steps inside an instant is a matching of events to steps.
 
 Where a chain's own start decides (exclusions, `first`, `each`) the loop is run from each start; otherwise once.
 """

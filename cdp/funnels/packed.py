@@ -1,8 +1,7 @@
 """The fastest way to the levels of a plain funnel: one number per event, sorted, and one pass.
 
 For funnels in which every event serves exactly one step, simultaneous events may stand in step order, and the only
-bound
-is one window. (unit, time, step) is packed into 64 bits, so that sorting needs no second array.
+bound is one window. (unit, time, step) is packed into 64 bits, so that sorting needs no second array.
 """
 
 # Compiled code reads better as plain loops.

@@ -20,11 +20,11 @@ from cdp.identity.graph import (
     Bools,
     Edges,
     Ints,
-    Links,
     Nodes,
     Resolution,
     Rows,
     Small,
+    Suppressed,
     TypeTable,
     type_table,
 )  # fmt: skip
@@ -41,7 +41,7 @@ class Loaded:
     nodes: Nodes
     rows: Rows
     assertions: Assertions
-    place: Ints
+    place: Small
     mine: Bools
 
 
@@ -69,7 +69,7 @@ def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, scoped: bool) -> L
     return Loaded(nodes, rows, _assertions(con, place), place, mine)
 
 
-def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints, Bools]:
+def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Small, Bools]:
     """Identifiers by strength; those outside the scope that rows of it name are marked by what they may do."""
     codes = " ".join(f"when '{reason}' then {code}" for code, reason in enumerate(REASONS))
     if scoped:
@@ -110,13 +110,13 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Ints
     """,
     )
     size = con.execute("select coalesce(max(node_id), 0) + 1 from identity.node").fetchall()[0][0]
-    place = np.full(size, -1, dtype=np.int64)
-    place[found["node_id"]] = np.arange(len(found["node_id"]))
+    place = np.full(size, -1, dtype=np.int32)
+    place[found["node_id"]] = np.arange(len(found["node_id"]), dtype=np.int32)
     nodes = Nodes(found["node_id"], found["type_code"], found["number"], found["barred"], found["forced"])
     return nodes, place, found["mine"]
 
 
-def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Ints, *, scoped: bool) -> Rows:
+def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Small, *, scoped: bool) -> Rows:
     """Evidence in the order of its numbers, part by part: all of it at once would be there twice."""
     con.execute("""create or replace temp table source_code as
         select source, (row_number() over (order by source nulls first) - 1)::integer as code
@@ -152,7 +152,7 @@ def _parts(con: duckdb.DuckDBPyConnection, only: str, count: int) -> list[tuple[
     return [(begin, begin + step - 1) for begin in range(low, high + 1, step)]
 
 
-def _part(con: duckdb.DuckDBPyConnection, place: Ints, only: str) -> tuple[dict[str, np.ndarray], Ints, Small]:
+def _part(con: duckdb.DuckDBPyConnection, place: Small, only: str) -> tuple[dict[str, np.ndarray], Ints, Small]:
     """Columns of some evidence, and its identifiers as places by row."""
     kinds = " ".join(f"when '{kind}' then {code}" for code, kind in enumerate(KINDS))
     found = columns(con, f"""
@@ -186,7 +186,7 @@ def _by_row(row: Ints, node: Ints, rows: int) -> tuple[Ints, Small]:
     return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
 
 
-def _assertions(con: duckdb.DuckDBPyConnection, place: Ints) -> Assertions:
+def _assertions(con: duckdb.DuckDBPyConnection, place: Small) -> Assertions:
     """Decisions in force. They hold for every `as_of`: a run over an older day must not undo what people decided
     since."""
     found = con.execute("""
@@ -297,13 +297,13 @@ def without_evidence(loaded: Loaded) -> Loaded:
 
 
 def without_edges(outcome: Resolution) -> Resolution:
-    """Once stored, the refused edges alone are still asked for; the others and the links are 3 GB at that size."""
+    """Once stored, the refused edges alone are still asked for; the others are 2 GB at that size."""
     small = np.empty(0, dtype=np.int32)
-    links = Links(small, small, small, small, small, small.astype(np.int8))
+    kept_back = Suppressed(small, small, small.astype(np.int8))
     refused = outcome.refusals.edge
     edges = Edges(**{name: column[refused] for name, column in vars(outcome.edges).items()})
     refusals = replace(outcome.refusals, edge=np.arange(len(refused), dtype=np.int64))
-    return replace(outcome, links=links, edges=edges, refusals=refusals, decision=outcome.decision[refused])
+    return replace(outcome, suppressed=kept_back, edges=edges, refusals=refusals, decision=outcome.decision[refused])
 
 
 def _store_components(con: duckdb.DuckDBPyConnection, outcome: Resolution, ids: Ints, loaded: Loaded) -> None:
@@ -387,25 +387,13 @@ def _store_decisions(
     con.execute("insert into identity.edge_decision from found_decisions")
     con.unregister("found_decisions")
     words = " ".join(f"when {code} then '{reason}'" for code, reason in enumerate(REASONS))
-    con.register("found_suppressed", _suppressed(outcome, ids).to_arrow())
-    con.execute(f"""insert into identity.edge_decision
-        select a, b, 'suppressed', case reason {words} end, null::bigint, null::bigint from found_suppressed""")
-    con.unregister("found_suppressed")
+    kept_back = outcome.suppressed
 
+    def part(rows: slice) -> pl.DataFrame:
+        return pl.DataFrame({
+            "a": ids[kept_back.a[rows]], "b": ids[kept_back.b[rows]], "reason": kept_back.reason[rows],
+        })  # fmt: skip
 
-def _suppressed(outcome: Resolution, ids: Ints) -> pl.DataFrame:
-    """Evidence kept back: what was dropped, beside the strongest node that its row still links."""
-    links = outcome.links
-    best = np.full(int(links.row_of.max()) + 1 if len(links.row_of) else 0, NEVER, dtype=np.int64)
-    np.minimum.at(best, links.row_of[links.group], links.node)
-    beside = best[links.dropped_row] if len(links.dropped_row) else np.empty(0, dtype=np.int64)
-    known = (beside != NEVER) & (links.dropped_reason != OUTSIDE)
-    pairs = np.sort(np.stack([beside[known], links.dropped_node[known]], axis=1), axis=1)
-    keep = pairs[:, 0] != pairs[:, 1]
-    return pl.DataFrame(
-        {
-            "a": ids[pairs[keep, 0]],
-            "b": ids[pairs[keep, 1]],
-            "reason": links.dropped_reason[known][keep],
-        }
-    ).unique()
+    with handed_over(con, "found_suppressed", len(kept_back.a), part):
+        con.execute(f"""insert into identity.edge_decision
+            select a, b, 'suppressed', case reason {words} end, null::bigint, null::bigint from found_suppressed""")

@@ -21,7 +21,7 @@ import polars as pl
 from cdp.errors import CheckFailedError, FatalError, RetriableError
 from cdp.identity.graph import NEVER, REJECTED, REJECTED_CANNOT, Resolution, TypeTable
 from cdp.identity.memory import micros
-from cdp.identity.resolve import resolve
+from cdp.identity.resolve import decide, link, resolve
 from cdp.identity.rules import IdentityRules
 from warehouse.identity_gates import check_limits, gate_faults, refuse
 from warehouse.identity_graph import final_ids, load, store_graph, without_edges, without_evidence, write_types
@@ -213,8 +213,10 @@ def _run(
     with clock.stage("load graph"):
         loaded = load(con, table, scoped=scoped)
     with clock.stage("resolve"):
-        outcome = resolve(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
+        linked = link(loaded.nodes, loaded.rows, table, loaded.assertions, as_of=micros(as_of))
         loaded = without_evidence(loaded)
+        outcome = decide(linked, table, as_of=micros(as_of))
+        del linked
     with clock.stage("store graph"):
         ids = final_ids(con, loaded, outcome, run=run)
         store_graph(con, outcome, ids, loaded, table, scoped=scoped)

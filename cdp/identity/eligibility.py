@@ -46,7 +46,7 @@ CONFIDENCE_BUCKETS = 20
 
 @dataclass(frozen=True)
 class Eligible:
-    """Nodes with epochs added (`origin` is the rank given), what each may do, and the places that may link."""
+    """Nodes with epochs added (`origin` is the rank given), and what each may do."""
 
     origin: Small
     epoch: NDArray[np.int16]
@@ -55,7 +55,6 @@ class Eligible:
     first: Ints
     last: Ints
     status: NDArray[np.int8]
-    links: Links
     slices: Slices
     data_errors: Small
     neighbours: Small
@@ -72,9 +71,15 @@ class Places:
     def keep(self, mask: Bools) -> Places:
         return Places(self.group[mask], self.node[mask], self.row_of)
 
-    @property
-    def row(self) -> Small:
-        return self.row_of[self.group]
+    def rows(self, which: Bools | Ints) -> Small:
+        """The row of evidence of *which* places."""
+        return self.row_of[self.group[which]]
+
+    def beside(self, which: Ints) -> Bools:
+        """Places in the same group as one of *which*."""
+        wanted = np.zeros(len(self.row_of), dtype=np.bool_)
+        wanted[self.group[which]] = True
+        return wanted[self.group]
 
 
 class Dropped:
@@ -98,22 +103,25 @@ class Epochs:
 
     def __init__(self, count: int, cuts: dict[int, list[int]]) -> None:
         self.cuts = cuts
-        reps = np.ones(count, dtype=np.int64)
+        reps = np.ones(count, dtype=np.int32)
         for node, instants in cuts.items():
             reps[node] += len(instants)
-        self.offset = np.concatenate([[0], np.cumsum(reps)[:-1]]).astype(np.int64)
+        self.several = reps > 1
+        self.offset = np.cumsum(reps, dtype=np.int32) - reps
         self.origin = np.repeat(np.arange(count, dtype=np.int32), reps)
-        self.epoch = (np.arange(len(self.origin)) - self.offset[self.origin] + 1).astype(np.int16)
+        self.epoch = np.ones(len(self.origin), dtype=np.int16)
+        for node, instants in cuts.items():
+            begin = int(self.offset[node])
+            self.epoch[begin : begin + len(instants) + 1] = np.arange(1, len(instants) + 2)
 
-    def final(self, node: Small, at: Ints) -> Small:
-        """Final number of each *node* (rank) as it was at the instant *at*."""
+    def final(self, node: Small, row: Small, first: Ints) -> Small:
+        """Final number of each *node* (rank) as it was at the *first* instant of its *row*."""
         if not self.cuts:
             return node
         found = self.offset[node]
-        several = np.flatnonzero(np.isin(node, np.fromiter(self.cuts, dtype=np.int64)))
-        for place in several.tolist():
-            found[place] += np.searchsorted(self.cuts[int(node[place])], at[place], side="right")
-        return found.astype(np.int32)
+        for place in np.flatnonzero(self.several[node]).tolist():
+            found[place] += np.searchsorted(self.cuts[int(node[place])], first[row[place]], side="right")
+        return found
 
     def slices(self) -> Slices:
         rows = []
@@ -124,42 +132,53 @@ class Epochs:
         return Slices(columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3])
 
 
-def find_eligible(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, as_of: int) -> Eligible:
+def find_eligible(
+    nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, as_of: int
+) -> tuple[Eligible, Links]:
     """Apply all rules of eligibility at *as_of* (microseconds)."""
-    owner, dropped = rows.owner, Dropped()
-    first, last = seen(len(nodes), rows.node, rows.first[owner], rows.last[owner])
+    dropped = Dropped()
+    first, last = seen(len(nodes), rows)
     bars = _bars(nodes, table, first, last, as_of)
-    fixed = bars[rows.node]
-    dropped.add(rows.node[fixed != OK], owner[fixed != OK], fixed[fixed != OK])
-    places = Places(owner, rows.node, np.arange(len(rows), dtype=np.int32))
-    places = places.keep((fixed == OK) & (rows.kind[owner] != UNBIND))
+    places = _unbarred(rows, bars, dropped)
     places = _part_closed(places, nodes, rows, table, assertions, dropped)
     cuts = _recycled(places, nodes, rows, table, first, last) | _time_slices(places, nodes, rows, table)
     epochs = Epochs(len(nodes), cuts)
-    places = Places(places.group, epochs.final(places.node, rows.first[places.row]), places.row_of)
+    if cuts:
+        places = Places(places.group, epochs.final(places.node, places.row_of[places.group], rows.first), places.row_of)
+        first, last = seen(len(epochs.origin), rows, epochs)
     types = nodes.type[epochs.origin]
     isolated, errors, neighbours, places = _share(places, types, rows, table, dropped_to := Dropped())
     status = bars[epochs.origin]
     status[isolated] = SHARED
     final_node, final_row, final_reason = dropped.all()
-    dropped_to.add(epochs.final(final_node, rows.first[final_row]), final_row, final_reason)
-    if cuts:
-        first, last = seen(
-            len(epochs.origin), epochs.final(rows.node, rows.first[owner]), rows.first[owner], rows.last[owner]
-        )
+    dropped_to.add(epochs.final(final_node, final_row, rows.first), final_row, final_reason)
     return Eligible(
         origin=epochs.origin, epoch=epochs.epoch, type=types, group=nodes.group[epochs.origin], first=first, last=last,
-        status=status, links=Links(places.group, places.node, places.row_of, *dropped_to.all()), slices=epochs.slices(),
-        data_errors=errors, neighbours=neighbours,
-    )  # fmt: skip
+        status=status, slices=epochs.slices(), data_errors=errors, neighbours=neighbours,
+    ), Links(places.group, places.node, places.row_of, *dropped_to.all())  # fmt: skip
 
 
-def seen(count: int, node: Small, first: Ints, last: Ints) -> tuple[Ints, Ints]:
-    """First and last instant of every node; `NEVER` and `-NEVER` for those in no row."""
+def seen(count: int, rows: Rows, epochs: Epochs | None = None) -> tuple[Ints, Ints]:
+    """First and last instant of every node (of *epochs* if given); `NEVER` and `-NEVER` for those in no row."""
     earliest, latest = np.full(count, NEVER, dtype=np.int64), np.full(count, -NEVER, dtype=np.int64)
-    np.minimum.at(earliest, node, first)
-    np.maximum.at(latest, node, last)
+    for begin in range(0, len(rows), PLACES_AT_ONCE):
+        end = min(begin + PLACES_AT_ONCE, len(rows))
+        row = np.repeat(np.arange(begin, end, dtype=np.int32), np.diff(rows.start[begin : end + 1]))
+        node = rows.node[rows.start[begin] : rows.start[end]]
+        if epochs is not None:
+            node = epochs.final(node, row, rows.first)
+        np.minimum.at(earliest, node, rows.first[row])
+        np.maximum.at(latest, node, rows.last[row])
     return earliest, latest
+
+
+def _unbarred(rows: Rows, bars: NDArray[np.int8], dropped: Dropped) -> Places:
+    """Places of rows that link, without identifiers that may not."""
+    owner, fixed = rows.owner, bars[rows.node]
+    barred = fixed != OK
+    dropped.add(rows.node[barred], owner[barred], fixed[barred])
+    places = Places(owner, rows.node, np.arange(len(rows), dtype=np.int32))
+    return places.keep(~barred & (rows.kind != UNBIND)[owner])
 
 
 def _bars(nodes: Nodes, table: TypeTable, first: Ints, last: Ints, as_of: int) -> NDArray[np.int8]:
@@ -193,13 +212,14 @@ def _part_closed(
     involved = np.zeros(len(nodes), dtype=np.bool_)
     involved[[node for pair in (*closed, *cut) for node in pair]] = True
     marked = involved[places.node]
-    several = np.bincount(places.group[marked], minlength=len(places.row_of))[places.group] > 1
+    several = (np.bincount(places.group[marked], minlength=len(places.row_of)) > 1)[places.group]
     by_group: dict[int, list[int]] = defaultdict(list)
     for place in np.flatnonzero(several).tolist():
         by_group[int(places.group[place])].append(place)
-    group, row_of = places.group.copy(), places.row_of.tolist()
+    group = places.group.copy()
+    parted: list[int] = []  # the rows of groups that are parted off, numbered after all others
     for number, members in by_group.items():
-        row = row_of[number]
+        row = int(places.row_of[number])
         first, last = int(rows.first[row]), int(rows.last[row])
         found = dict(_leaving(sorted(int(places.node[place]) for place in members), closed, cut, first, last))
         gone: set[int] = set()
@@ -212,11 +232,17 @@ def _part_closed(
             if not part:
                 continue
             gone.update(part)
-            group[part] = len(row_of)
-            row_of.append(row)
+            group[part] = len(places.row_of) + len(parted)
+            parted.append(row)
             dropped.add(np.array([node], dtype=np.int32), np.array([row], dtype=np.int32), reason)
-    order = np.argsort(group, kind="stable")
-    return Places(group[order], places.node[order], np.array(row_of, dtype=np.int32))
+    moved = group >= len(places.row_of)
+    last_ones = np.flatnonzero(moved)
+    last_ones = last_ones[np.argsort(group[last_ones], kind="stable")]
+    return Places(
+        np.concatenate([group[~moved], group[last_ones]]),
+        np.concatenate([places.node[~moved], places.node[last_ones]]),
+        np.concatenate([places.row_of, np.array(parted, dtype=np.int32)]),
+    )
 
 
 def _leaving(
@@ -290,8 +316,9 @@ def _recycled(
     sleepers = alive & (gap > 0)
     sleepers[sleepers] = last[sleepers] - first[sleepers] > gap[sleepers]
     mine = places.keep(sleepers[places.node])
-    order = np.lexsort((rows.first[mine.row], mine.node))
-    node, row = mine.node[order], mine.row[order]
+    row = mine.row_of[mine.group]
+    order = np.lexsort((rows.first[row], mine.node))
+    node, row = mine.node[order], row[order]
     apart = (node[1:] == node[:-1]) & (rows.first[row[1:]] - rows.last[row[:-1]] > gap[node[1:]])
     wanted = np.zeros(len(nodes), dtype=np.bool_)
     wanted[node[1:][apart]] = True
@@ -325,11 +352,11 @@ def _sightings(places: Places, rows: Rows, wanted: Bools, owners: Bools) -> dict
     if not len(chosen):
         return {}
     beside: dict[int, list[int]] = defaultdict(list)
-    near = np.isin(places.group, places.group[chosen]) & owners[places.node]
+    near = places.beside(chosen) & owners[places.node]
     for group, node in zip(places.group[near].tolist(), places.node[near].tolist(), strict=True):
         beside[group].append(node)
     found: dict[int, list[Sighting]] = defaultdict(list)
-    row = places.row[chosen]
+    row = places.rows(chosen)
     columns = (places.node[chosen], places.group[chosen], rows.first[row], rows.last[row])
     for node, group, first, last in zip(*(column.tolist() for column in columns), strict=True):
         found[node].append((first, last, tuple(sorted(set(beside.get(group, ())) - {node}))))
@@ -374,7 +401,7 @@ def _owner_changes(sightings: list[Sighting]) -> list[int]:
 
 def neighbour_pairs(
     places: Places, types: NDArray[np.int16], table: TypeTable, only: Bools | None = None
-) -> tuple[Ints, Ints]:
+) -> tuple[Small, Small]:
     """Distinct ordered pairs (node, neighbour) seen together where a `max_links` rule counts them; sorted."""
     ruled: Bools = np.array(table.max_links >= 0)
     if only is not None:
@@ -384,16 +411,20 @@ def neighbour_pairs(
     size = max(int(types.shape[0]), 1)
     found = [
         _pair_keys(useful.group[part], useful.node[part].astype(np.int64), ruled, types, size)
-        for part in _whole_groups(useful.group)
+        for part in whole_groups(useful.group)
     ]
-    keys = sorted_distinct(np.concatenate(found)) if len(found) > 1 else found[0]
-    return keys // size, keys % size
+    del useful
+    keys = np.concatenate(found)
+    if len(found) > 1:
+        del found
+        keys = sorted_distinct(keys)
+    return (keys // size).astype(np.int32), (keys % size).astype(np.int32)
 
 
-PLACES_AT_ONCE = 16_000_000  # compared with each other at one time: about 700 MB
+PLACES_AT_ONCE = 8_000_000  # compared with each other at one time: about 350 MB
 
 
-def _whole_groups(group: Small) -> list[slice]:
+def whole_groups(group: Small) -> list[slice]:
     """Parts of about `PLACES_AT_ONCE` places that no group lies across; at least one part."""
     ends = [int(np.searchsorted(group, group[end])) for end in range(PLACES_AT_ONCE, len(group), PLACES_AT_ONCE)]
     bounds = sorted({0, *ends, len(group)}) if len(group) else [0, 0]
@@ -417,22 +448,25 @@ def _pair_keys(group: Small, node: Ints, ruled: Bools, types: NDArray[np.int16],
 
 
 def sorted_distinct(keys: Ints) -> Ints:
-    """Like `np.unique`, by sorting (NumPy's own uses a hash table, slower on tens of millions of keys)."""
-    keys = np.sort(keys)
+    """Like `np.unique`, by sorting (NumPy's own uses a hash table, slower on tens of millions of keys).
+
+    Sorts *keys* where they are: they are as large as all the evidence.
+    """
+    keys.sort()
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
 
 def _runs(keys: Ints) -> tuple[Ints, Ints]:
-    """Distinct keys, sorted, and how often each occurs."""
-    keys = np.sort(keys)
+    """Distinct keys, sorted, and how often each occurs; sorts *keys* where they are."""
+    keys.sort()
     begins = np.flatnonzero(np.concatenate([[len(keys) > 0], keys[1:] != keys[:-1]]))
     return keys[begins], np.diff(np.concatenate([begins, [len(keys)]]))
 
 
-def over_limit(a: Ints, b: Ints, types: NDArray[np.int16], table: TypeTable) -> tuple[Ints, Ints, Ints]:
+def over_limit(a: Small, b: Small, types: NDArray[np.int16], table: TypeTable) -> tuple[Ints, Ints, Ints]:
     """Of sorted distinct pairs: (node, neighbour type) that break a `max_links`, and the neighbour count of each."""
     kinds = len(table.names)
-    keys, counts = _runs(a * kinds + types[b])
+    keys, counts = _runs(a.astype(np.int64) * kinds + types[b])
     node, kind = keys // kinds, keys % kinds
     over = counts > table.max_links[types[node], kind]
     return node[over], kind[over], counts[over]
@@ -459,18 +493,18 @@ def _share(
     shared = np.zeros(len(types), dtype=np.bool_)
     shared[isolated] = True
     hit = shared[places.node]
-    dropped.add(places.node[hit], places.row[hit], SHARED)
+    dropped.add(places.node[hit], places.rows(hit), SHARED)
     weak = np.zeros(len(places.node), dtype=np.bool_)
     if strongest.any():
         weak = _weaker(places, node[strongest], kind[strongest], types, rows, table)
         reasons = np.where(np.isin(places.node[weak], errors), NOT_A_FUNCTION, WEAKER).astype(np.int8)
-        dropped.add(places.node[weak], places.row[weak], reasons)
+        dropped.add(places.node[weak], places.rows(weak), reasons)
     return isolated, errors, neighbours, places.keep(~hit & ~weak)
 
 
-def _neighbour_counts(a: Ints, b: Ints, types: NDArray[np.int16], table: TypeTable) -> tuple[Ints, Small]:
+def _neighbour_counts(a: Small, b: Small, types: NDArray[np.int16], table: TypeTable) -> tuple[Ints, Small]:
     kinds = len(table.names)
-    keys, counts = _runs(a * kinds + types[b])
+    keys, counts = _runs(a.astype(np.int64) * kinds + types[b])
     return keys // kinds, counts.astype(np.int32)
 
 
@@ -482,15 +516,14 @@ def _weaker(places: Places, node: Ints, kind: Ints, types: NDArray[np.int16], ro
     marked = np.zeros(len(types), dtype=np.bool_)
     marked[node] = True
     chosen = np.flatnonzero(marked[places.node])
-    near = np.isin(places.group, places.group[chosen])
+    near = places.beside(chosen)
     members: dict[int, list[int]] = defaultdict(list)
     for group, member in zip(places.group[near].tolist(), places.node[near].tolist(), strict=True):
         members[group].append(member)
     pairs: dict[tuple[int, int], dict[int, _Tally]] = defaultdict(dict)
     spots: list[tuple[int, int, dict[int, list[int]]]] = []
-    row_of = places.row
-    for place in chosen.tolist():
-        item, row = int(places.node[place]), int(row_of[place])
+    for place, row in zip(chosen.tolist(), places.rows(chosen).tolist(), strict=True):
+        item = int(places.node[place])
         beside: dict[int, list[int]] = {}
         for other in over[item]:
             beside[other] = [m for m in members[int(places.group[place])] if types[m] == other and m != item]

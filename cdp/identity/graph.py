@@ -167,6 +167,15 @@ class Links:
 
 
 @dataclass(frozen=True)
+class Suppressed:
+    """Distinct pairs `a < b` (final nodes) whose evidence was kept back, with the reason."""
+
+    a: Small
+    b: Small
+    reason: NDArray[np.int8]
+
+
+@dataclass(frozen=True)
 class Edges:
     """Unordered pairs `a < b` (final nodes, so `a` is the stronger), each with all its evidence summed up."""
 
@@ -211,7 +220,7 @@ class Resolution:
     decision: NDArray[np.int8]
     refusals: Refusals
     slices: Slices
-    links: Links
+    suppressed: Suppressed
     contested_edges: int
     data_errors: Small  # final nodes of a functional type that had several parents
     neighbours: Small  # most neighbours of one type of class 0 or 1 per final node, for the gate

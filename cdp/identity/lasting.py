@@ -77,7 +77,7 @@ def _give(number: Ints, ids: Ints, nodes: Ints, holdings: Holdings) -> None:
         return
     clusters = len(number)
     keys = ids * clusters + holdings.cluster[nodes]
-    pair = sorted_distinct(keys)
+    pair = sorted_distinct(keys.copy())
     of_node = np.searchsorted(pair, keys)
     overlap = np.bincount(of_node, minlength=len(pair))
     id_, cluster = pair // clusters, pair % clusters

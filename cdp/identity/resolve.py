@@ -3,16 +3,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cdp.identity.components import components, spanning_forest, verify
-from cdp.identity.eligibility import Eligible, confidence_bucket, find_eligible, sorted_distinct
+from cdp.identity.eligibility import (
+    PLACES_AT_ONCE,
+    Eligible,
+    confidence_bucket,
+    find_eligible,
+    sorted_distinct,
+    whole_groups,
+)
 from cdp.identity.graph import (
     ACCEPTED,
     MANUAL,
     NEVER,
     OK,
+    OUTSIDE,
+    REASONS,
     REDUNDANT,
     REJECTED,
     REJECTED_CANNOT,
@@ -26,9 +38,21 @@ from cdp.identity.graph import (
     Resolution,
     Rows,
     Small,
+    Suppressed,
     TypeTable,
 )
 from cdp.identity.replay import replay
+
+
+@dataclass(frozen=True)
+class Linked:
+    """All that deciding needs of the evidence: it is far smaller, and the evidence may go."""
+
+    eligible: Eligible
+    edges: Edges
+    cannot: Ints  # pairs of final nodes
+    suppressed: Suppressed
+    extent: Small
 
 
 def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, *, as_of: int) -> Resolution:
@@ -36,11 +60,26 @@ def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, 
 
     Raises `CheckFailedError` when the outcome fails its own check by another method (`components.verify`).
     """
-    eligible = find_eligible(nodes, rows, table, assertions, as_of)
-    count = len(eligible.origin)
-    must, cannot = _final_pairs(eligible, assertions.must), _final_pairs(eligible, assertions.cannot)
+    return decide(link(nodes, rows, table, assertions, as_of=as_of), table, as_of=as_of)
+
+
+def link(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, *, as_of: int) -> Linked:
+    """The first half of `resolve`: what may link, and every pair with its evidence summed up."""
+    eligible, links = find_eligible(nodes, rows, table, assertions, as_of)
+    extent = _extents(nodes, rows, eligible, assertions.must)
+    suppressed = _suppressed(links, len(eligible.origin))
+    must = _final_pairs(eligible, assertions.must)
     must = must[(eligible.status[must] == OK).all(axis=1)]
-    edges = build_edges(count, eligible.links, rows, must)
+    arms = _arms(links)
+    del links
+    edges = build_edges(len(eligible.origin), arms, rows, must)
+    return Linked(eligible, edges, _final_pairs(eligible, assertions.cannot), suppressed, extent)
+
+
+def decide(linked: Linked, table: TypeTable, *, as_of: int) -> Resolution:
+    """The second half of `resolve`: raw components, limits, decisions, and the check of them."""
+    eligible, edges, cannot = linked.eligible, linked.edges, linked.cannot
+    count = len(eligible.origin)
     component = components(count, edges.a, edges.b)
     contested = _contested(component, eligible, cannot, table, as_of)
     decision, refusals, replayed = _decide(component, contested, eligible, edges, cannot, table, as_of)
@@ -59,11 +98,11 @@ def resolve(nodes: Nodes, rows: Rows, table: TypeTable, assertions: Assertions, 
         decision=decision,
         refusals=refusals,
         slices=eligible.slices,
-        links=eligible.links,
+        suppressed=linked.suppressed,
         contested_edges=replayed,
         data_errors=eligible.data_errors,
         neighbours=eligible.neighbours,
-        extent=_extents(nodes, rows, eligible, assertions.must),
+        extent=linked.extent,
     )
 
 
@@ -74,13 +113,32 @@ def _extents(nodes: Nodes, rows: Rows, eligible: Eligible, must: Ints) -> Small:
     """
     linking = np.zeros(len(nodes), dtype=np.bool_)
     linking[eligible.origin[eligible.status == OK]] = True
-    chosen = linking[rows.node]
-    owner, node = rows.owner[chosen], rows.node[chosen]
-    same = owner[1:] == owner[:-1]
-    must = must.astype(np.int32)
-    return components(
-        len(nodes), np.concatenate([node[:-1][same], must[:, 0]]), np.concatenate([node[1:][same], must[:, 1]])
-    )
+    left, right = [must[:, 0].astype(np.int32)], [must[:, 1].astype(np.int32)]
+    for begin in range(0, len(rows), PLACES_AT_ONCE):
+        start = rows.start[begin : begin + PLACES_AT_ONCE + 1]
+        node = rows.node[start[0] : start[-1]]
+        chosen = linking[node]
+        node = node[chosen]
+        owner = np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start))[chosen]
+        same = owner[1:] == owner[:-1]
+        left.append(node[:-1][same])
+        right.append(node[1:][same])
+    return components(len(nodes), np.concatenate(left), np.concatenate(right))
+
+
+def _suppressed(links: Links, count: int) -> Suppressed:
+    """Evidence kept back: what was dropped, beside the strongest node that its row still links."""
+    rows = int(links.row_of.max()) + 1 if len(links.row_of) else 0
+    best = np.full(rows, count, dtype=np.int32)
+    for part in whole_groups(links.group):
+        np.minimum.at(best, links.row_of[links.group[part]], links.node[part])
+    beside = best[links.dropped_row].astype(np.int64)
+    known = (beside != count) & (links.dropped_reason != OUTSIDE) & (beside != links.dropped_node)
+    beside, node = beside[known], links.dropped_node[known]
+    pair = np.minimum(beside, node) * count + np.maximum(beside, node)
+    keys = sorted_distinct(pair * len(REASONS) + links.dropped_reason[known])
+    pair, reason = keys // len(REASONS), (keys % len(REASONS)).astype(np.int8)
+    return Suppressed((pair // max(count, 1)).astype(np.int32), (pair % max(count, 1)).astype(np.int32), reason)
 
 
 def _final_pairs(eligible: Eligible, pairs: Ints) -> Ints:
@@ -88,54 +146,73 @@ def _final_pairs(eligible: Eligible, pairs: Ints) -> Ints:
     return np.searchsorted(eligible.origin, pairs, side="right").astype(np.int64) - 1
 
 
-def build_edges(count: int, links: Links, rows: Rows, must: Ints) -> Edges:
-    """Every group as a star on its strongest node, then all evidence of a pair summed into one edge."""
-    group, node, row = links.group, links.node, links.row_of
-    if len(group):
-        begins = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
-        sizes = np.diff(np.concatenate([begins, [len(group)]]))
-        centre = np.repeat(np.minimum.reduceat(node, begins), sizes)
-    else:
+@dataclass(frozen=True)
+class Arms:
+    """Every group as a star: its strongest node, another one, and the row of evidence that says so."""
+
+    centre: Small
+    node: Small
+    row: Small
+
+    def __getitem__(self, which: slice | Ints) -> Arms:
+        return Arms(self.centre[which], self.node[which], self.row[which])
+
+
+def _arms(links: Links) -> Arms:
+    parts = []
+    for part in whole_groups(links.group):
+        group, node = links.group[part], links.node[part]
+        begins = np.flatnonzero(np.diff(group, prepend=-1))
         centre = node
-    arm = centre != node
-    source_row = row[group[arm]]
-    size = max(count, 1)
-    keys = centre[arm].astype(np.int64) * size + node[arm]
+        if len(group):
+            sizes = np.diff(np.append(begins, len(group)))
+            centre = np.repeat(np.minimum.reduceat(node, begins), sizes)
+        arm = centre != node
+        parts.append((centre[arm], node[arm], links.row_of[group[arm]]))
+    return Arms(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+ARMS_AT_ONCE = 6_000_000  # summed up at one time: about 500 MB
+
+
+def build_edges(count: int, arms: Arms, rows: Rows, must: Ints) -> Edges:
+    """All evidence of a pair summed into one edge; sorted by the pair. *must*: pairs that people have joined."""
     manual = np.sort(must, axis=1)
     manual = manual[manual[:, 0] != manual[:, 1]]
+    sample = np.sort(arms.centre[:: max(1, len(arms.centre) // 10_000)])
+    bounds = sample[:: max(1, len(sample) * ARMS_AT_ONCE // max(1, len(arms.centre)))][1:]
+    parts = []
+    for low, high in pairwise(sorted({0, *bounds.tolist(), max(count, 1)})):
+        inside = (manual[:, 0] >= low) & (manual[:, 0] < high)
+        mine = arms[np.flatnonzero((arms.centre >= low) & (arms.centre < high))] if len(bounds) else arms
+        parts.append(_summed(mine, rows, manual[inside], max(count, 1)))
+    return Edges(**{name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])})
+
+
+def _summed(arms: Arms, rows: Rows, manual: Ints, size: int) -> dict[str, np.ndarray]:
+    """Columns of `Edges` for *arms* and *manual* pairs; `size` is more than any node."""
+    keys = arms.centre.astype(np.int64) * size + arms.node
     extra = manual[:, 0] * size + manual[:, 1]
     distinct = sorted_distinct(np.concatenate([keys, extra]))
-    edge = np.searchsorted(distinct, keys)
-    forced = np.zeros(len(distinct), dtype=np.bool_)
+    edge, count = np.searchsorted(distinct, keys), len(distinct)
+    forced = np.zeros(count, dtype=np.bool_)
     forced[np.searchsorted(distinct, extra)] = True
-    forced[edge[rows.kind[source_row] == MANUAL]] = True
-    return _summed(distinct, size, edge, source_row, rows, forced)
-
-
-def _summed(distinct: Ints, size: int, edge: Ints, row: Small, rows: Rows, forced: Bools) -> Edges:
-    count = len(distinct)
+    forced[edge[rows.kind[arms.row] == MANUAL]] = True
     tier = np.full(count, 127, dtype=np.int8)
     first, last = np.full(count, NEVER, dtype=np.int64), np.full(count, -NEVER, dtype=np.int64)
     confidence = np.zeros(count, dtype=np.float32)
-    np.minimum.at(tier, edge, rows.tier[row])
-    np.minimum.at(first, edge, rows.first[row])
-    np.maximum.at(last, edge, rows.last[row])
-    np.maximum.at(confidence, edge, rows.confidence[row])
+    np.minimum.at(tier, edge, rows.tier[arms.row])
+    np.minimum.at(first, edge, rows.first[arms.row])
+    np.maximum.at(last, edge, rows.last[arms.row])
+    np.maximum.at(confidence, edge, rows.confidence[arms.row])
     tier[forced] = 0
     confidence[forced] = 1
-    total = np.bincount(edge, weights=rows.count[row].astype(np.float64), minlength=count).astype(np.int64)
-    return Edges(
-        a=(distinct // size).astype(np.int32),
-        b=(distinct % size).astype(np.int32),
-        tier=tier,
-        first=first,
-        last=last,
-        count=total,
-        days=_distinct_count(edge, rows.day[row], count),
-        sources=_distinct_count(edge, rows.source[row], count),
-        confidence=confidence,
-        forced=forced,
-    )
+    total = np.bincount(edge, weights=rows.count[arms.row].astype(np.float64), minlength=count).astype(np.int64)
+    return {
+        "a": (distinct // size).astype(np.int32), "b": (distinct % size).astype(np.int32), "tier": tier,
+        "first": first, "last": last, "count": total, "days": _distinct_count(edge, rows.day[arms.row], count),
+        "sources": _distinct_count(edge, rows.source[arms.row], count), "confidence": confidence, "forced": forced,
+    }  # fmt: skip
 
 
 def _distinct_count(edge: Ints, value: Small, count: int) -> Small:
@@ -163,7 +240,8 @@ def _contested(component: Small, eligible: Eligible, cannot: Ints, table: TypeTa
     contested = np.zeros(int(component.max()) + 1 if len(component) else 0, dtype=np.bool_)
     group, limit = _limit_groups(eligible, table, as_of)
     limited = group >= 0
-    keys = np.sort(component[limited].astype(np.int64) * max(len(limit), 1) + group[limited])
+    keys = component[limited].astype(np.int64) * max(len(limit), 1) + group[limited]
+    keys.sort()
     if len(keys):
         begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         many = np.diff(np.concatenate([begins, [len(keys)]]))

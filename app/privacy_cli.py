@@ -51,9 +51,13 @@ def show(report: ErasureReport) -> None:
             markup=False,
             highlight=False,
         )
+    for what, count in report.sought:
+        console.print(f"looked for: {count:,} {what}", highlight=False)
+    for why, count in report.unsought:
+        console.print(f"cannot be looked for: {count:,} × {why}", highlight=False)
     if report.applied:
         console.print(
-            f"looked for in {report.files:,} files ({report.bytes / 1e6:,.1f} MB), as tables and as bytes: found in "
+            f"read {report.files:,} files ({report.bytes / 1e6:,.1f} MB), as tables and as bytes: found in "
             f"none · request {report.request_id} · {report.seconds:.1f} s",
             highlight=False,
         )

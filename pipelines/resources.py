@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 import duckdb
 from pydantic import BaseModel
 
 from cdp.brand import BrandConfig
+from pipelines.upkeep import at_work
 from warehouse.connection import open_warehouse
 from warehouse.home import Home, load_config
 
@@ -26,6 +27,12 @@ class BrandHome(dg.ConfigurableResource[None]):
     """The brand's home. *root* is a folder made by `cdp init`."""
 
     root: str
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Any]:  # noqa: ARG002 - as Dagster calls it
+        """Every run, of the daemon too, holds the home while it works, and begins by finishing erasures."""
+        with at_work(self.home):
+            yield self
 
     @property
     def home(self) -> Home:

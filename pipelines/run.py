@@ -15,8 +15,8 @@ from pipelines.alerting import ORIGIN_TAG, FailedCheck, announce, conditions_of_
 from pipelines.build import JOB, build_definitions
 from pipelines.days import day_ended
 from pipelines.resources import AS_OF_TAG, FULL_TAG
-from pipelines.upkeep import finish_erasures
-from warehouse.home import Home, load_config, run_lock
+from pipelines.upkeep import at_work
+from warehouse.home import Home, load_config
 
 ORIGIN = "command line"
 
@@ -35,15 +35,13 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB, full: 
     """Run *job* on *home* and wait for it. *as_of*: the cut (UTC); default: the instant the run starts. *full*: make
     incremental models anew from the beginning.
 
-    Erasures that were stopped are finished first.
     Run history lies in `HOME/dagster`. Failing steps and checks are in the outcome, not raised. Raises `RetriableError`
-    while another `cdp run` is at work on the home.
+    while another run is at work on the home.
     """
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {}) | ({FULL_TAG: "1"} if full else {})
-    with run_lock(home), dg.DagsterInstance.get() as instance:
+    with at_work(home, alone=True), dg.DagsterInstance.get() as instance:
         _bury_dead_runs(instance)
-        finish_erasures(home, now=datetime.now(UTC), locked=True)
         definition = build_definitions(home).resolve_job_def(job)
         day = day_ended(as_of or datetime.now(UTC), load_config(home, "cdp.yaml", BrandConfig).timezone)
         result = definition.execute_in_process(

@@ -6,7 +6,8 @@ Imports no Dagster, so that the command line may use it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from cdp.identity.rules import IdentityRules
 from connectors.registry import all_streams
 from connectors.settings import SourcesConfig
 from warehouse.erasure import ErasureReport, Progress, Scene, finish
-from warehouse.home import Home, load_config
+from warehouse.home import Home, holds_alone, load_config, run_lock, shared_lock
+from warehouse.privacy_ledger import PrivacyLedger
 from warehouse.retention import RetentionReport, enforce_retention
 
 # Folders of a home that are ours to change though sources read them.
@@ -59,13 +61,34 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(item)
 
 
-def finish_erasures(home: Home, *, now: datetime, locked: bool = False) -> list[ErasureReport]:
+@contextmanager
+def at_work(home: Home, *, alone: bool = False) -> Iterator[None]:
+    """Hold *home* for a run, once everybody who asked to be forgotten is: every run, whoever starts it, begins here.
+
+    *alone*: with nobody else at work, else `RetriableError`. Otherwise with other runs of the scheduler, after who
+    holds it alone. Raises `UnprovenError` as `finish_erasures` does.
+    """
+    if holds_alone(home):
+        yield
+    elif alone:
+        with run_lock(home):
+            finish_erasures(home, now=datetime.now(UTC))
+            yield
+    else:
+        if PrivacyLedger(home).unfinished():
+            with run_lock(home, wait=True):
+                finish_erasures(home, now=datetime.now(UTC))
+        with shared_lock(home):
+            yield
+
+
+def finish_erasures(home: Home, *, now: datetime) -> list[ErasureReport]:
     """Finish erasures that were stopped, and forget again what a restore brought back; [] when there is nothing to do.
 
-    *locked*: the caller holds the home's run lock. Raises `UnprovenError` when a run would publish or send something of
-    a forgotten person; what is left elsewhere (a configuration, a file in use) stays open, for a check to tell.
+    Raises `UnprovenError` when a run would publish or send something of a forgotten person; what is left elsewhere (a
+    configuration, a file in use) stays open, for a check to tell.
     """
-    return finish(scene(home), now=now, locked=locked, lenient=True)
+    return finish(scene(home), now=now, lenient=True) if PrivacyLedger(home).unfinished() else []
 
 
 def remove_the_old(home: Home, *, now: datetime) -> RetentionReport:

@@ -2,7 +2,8 @@
 
 One request is one row of `data/privacy.sqlite`, written with the keyed digests that keep its rows out before anything
 is removed. Each place is then cleaned, whole or not at all; a stop leaves a request that the next run finishes.
-At the end every file is read once more, as tables and as bytes, and the report says what was found: nothing.
+At the end every file is read once more, as tables and as bytes, and the report says what was looked for, what could not
+be, and what was found: nothing.
 
 What stays: keyed digests, the `one_id` in the registry as `forgotten` (it is made of a secret, not of a person), and
 backups, whose restore forgets again (`forget_again`).
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,12 +25,13 @@ import duckdb
 
 from cdp.errors import CheckFailedError, FatalError
 from cdp.identity.rules import IdentityRules
-from cdp.privacy.traces import Traces
+from cdp.privacy.traces import UNTELLABLE, Traces, borne, called, word_kind
 from cdp.streams import Stream
 from warehouse import identity_assertions as decide
 from warehouse.connection import open_warehouse
 from warehouse.erasure_files import (
     WORKBOOKS,
+    archive_without,
     bytes_hits,
     engine,
     is_sqlite,
@@ -40,14 +44,14 @@ from warehouse.erasure_files import (
     write_over,
 )
 from warehouse.erasure_sync import erase_in_sync
-from warehouse.erasure_tables import compact, erase_tables, erase_version, table_hits
+from warehouse.erasure_tables import compact, erase_database, erase_tables, erase_version, table_hits
 from warehouse.home import Home, run_lock
 from warehouse.identity_queries import NODE, Ref, find, rows
 from warehouse.identity_tables import ensure_tables
 from warehouse.identity_values import NODE_TEXT, hash_mac
-from warehouse.landing import stream_lock
+from warehouse.landing import remove_orphans, stream_lock
 from warehouse.landing_ledger import BatchRecord, LandingLedger, Part
-from warehouse.privacy_ledger import LIST, RESTORED, PrivacyLedger, Request
+from warehouse.privacy_ledger import LIST, RESTORED, RESTORED_TRACES, PrivacyLedger, Request
 from warehouse.publish import versions
 from warehouse.secrets import identity_secret
 from warehouse.suppression import Barrier
@@ -56,6 +60,11 @@ Progress = Callable[[str, int, int], None]  # place, done, total
 # Never looked at: what the brand wrote itself, keys, archives (forgotten again when restored), DuckDB's spill.
 _NOT_OURS = ("config", "secrets", "backups", "data/tmp")
 _ARCHIVES = "backups"
+# Streams whose rows are about people; those of all others are the brand's own things.
+_OF_PEOPLE = frozenset(
+    {"people", "orders", "relations", "group_members", "followers", "events", "records", "messages", "callbacks",
+     "referrals", "id_links", "customer_tags"}
+)  # fmt: skip
 # What a run computes from, publishes or sends: a person found here would be served to somebody.
 _SERVED = ("data/raw/", "data/warehouse.duckdb", "data/marts.duckdb", "data/published/", "data/sync.sqlite",
            "data/plans/")  # fmt: skip
@@ -107,7 +116,8 @@ class Removal:
 @dataclass(frozen=True)
 class ErasureReport:
     """What a request took, or would take. *found*: what the proof found afterwards (place, times); empty proves absence
-    in all *files* files. *archives*: backups made before, forgotten again when restored. *outside*: what sources will
+    in all *files* files. *sought*: (what was looked for, how many). *unsought*: (what cannot be looked for and why, how
+    many). *archives*: backups made before, forgotten again when restored. *outside*: what sources will
     send again; it will not land. *farewells*: relations in WeCom whose tags the next plan takes off."""
 
     applied: bool
@@ -116,6 +126,8 @@ class ErasureReport:
     removals: tuple[Removal, ...]
     request_id: str = ""
     found: tuple[tuple[str, int], ...] = ()
+    sought: tuple[tuple[str, int], ...] = ()
+    unsought: tuple[tuple[str, int], ...] = ()
     files: int = 0
     bytes: int = 0
     archives: tuple[str, ...] = ()
@@ -154,7 +166,7 @@ def preview(scene: Scene, names: Sequence[str], *, now: datetime, whole_person: 
     started = time.perf_counter()
     with run_lock(scene.home):
         traces, _ = _look_up(scene, names, now=now, whole_person=whole_person)
-        work = _Work(scene, _with_orders(scene, traces), apply=False, now=now)
+        work = _Work(scene, widened(scene, traces), apply=False, now=now)
         _every_place(work)
     return _report(work, started)
 
@@ -185,7 +197,7 @@ def erase(
         if done and not left:
             return replace(done[-1], seconds=time.perf_counter() - started)
         traces, nodes = _look_up(scene, left, now=now, whole_person=whole_person)
-        traces = _with_orders(scene, traces)
+        traces = widened(scene, traces)
         ledger.begin(
             traces,
             nodes,
@@ -200,25 +212,24 @@ def erase(
         return replace(_carry_out(scene, request, traces, now=now), seconds=time.perf_counter() - started)
 
 
-def finish(scene: Scene, *, now: datetime, locked: bool = False, lenient: bool = False) -> list[ErasureReport]:
+def finish(scene: Scene, *, now: datetime, lenient: bool = False) -> list[ErasureReport]:
     """Finish what a stopped erasure left, and forget again what a restore brought back. Cheap where there is nothing.
 
-    *locked*: the caller holds the home's run lock. *lenient*: an erasure whose proof fails is noted and stays open,
+    *lenient*: an erasure whose proof fails is noted and stays open,
     and is raised only when a run would publish or send what is left (`UnprovenError.is_served`).
     """
     ledger = PrivacyLedger(scene.home)
-    running = ledger.running()
-    if not running and not ledger.mark(RESTORED):
+    if not ledger.unfinished():
         return []
-    with nullcontext() if locked else run_lock(scene.home):
+    with run_lock(scene.home):
         reports: list[ErasureReport] = []
-        for request, traces in running:
+        for request, traces in ledger.running():
             with _noting(ledger, request.request_id, lenient=lenient):
                 reports.append(_carry_out(scene, request, traces, now=now))
         if ledger.mark(RESTORED):
             with _noting(ledger, RESTORED, lenient=lenient):
                 reports.append(_again(scene, now=now))
-                ledger.set_mark(RESTORED, "")
+                ledger.close_restore()
     return reports
 
 
@@ -291,24 +302,64 @@ def _held(name: str, traces: Traces) -> bool:
     return name in traces.one_ids or name in values or (bool(value) and bool(kind) and value in values)
 
 
-def _with_orders(scene: Scene, traces: Traces) -> Traces:
-    """*traces* with the orders of these people, whose lines and refunds name nobody, and with what they are called."""
+def widened(scene: Scene, traces: Traces) -> Traces:
+    """*traces* with the orders of these people, whose lines and refunds name nobody, what they are called, and which of
+    these names can be looked for."""
     orders, names = set(traces.orders), set(traces.names)
-    ledger = LandingLedger(scene.home.landing_ledger)
     with closing(_engine(scene.home)) as con:
-        for record in ledger.batches():
-            if record.stream not in ("orders", "people", "relations", "group_members") or not record.landed:
-                continue
+        for record in _landed(scene, _OF_PEOPLE):
             relation, key = f"{record.family}__{record.stream}", _key(scene, record)
             hits = parquet_hits(con, _raw_file(scene.home, record), traces, relation=relation, key=key)
             for row in hits.rows:
                 if traces.judge(row, relation=relation, key=key) != "whole":
                     continue
+                names.update(called(row))
                 if record.stream == "orders":
                     orders.add((record.source, str(row["order_id"])))
-                elif row.get("name"):
-                    names.add(str(row["name"]).strip())
-    return replace(traces, orders=frozenset(orders), names=frozenset(names))
+    traces = replace(traces, orders=frozenset(orders), names=frozenset(names))
+    return _with_words(scene, traces)
+
+
+def _with_words(scene: Scene, traces: Traces) -> Traces:
+    """*traces* with the names that nobody else in the home bears, and with why the others cannot be looked for."""
+    candidates = {name: word_kind(name) for name in traces.names - traces.words}
+    reasons = {name: UNTELLABLE for name, kind in candidates.items() if not kind}
+    if open_names := frozenset(candidates) - frozenset(reasons):
+        reasons |= _borne_by_others(scene, replace(traces, words=open_names))
+    words = traces.words | (open_names - frozenset(reasons))
+    told = Counter(reasons.values()) if reasons else Counter(dict(traces.unsought))
+    return replace(traces, words=words, unsought=tuple(sorted(told.items())))
+
+
+def _borne_by_others(scene: Scene, traces: Traces) -> dict[str, str]:
+    """Which of the words of *traces* stand where they are not theirs -> why that makes them no proof."""
+    reasons: dict[str, str] = {}
+    config = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in scene.home.config.rglob("*.yaml"))
+    for word in traces.words:
+        if Traces(frozenset(), words=frozenset({word})).in_text(config):
+            reasons[word] = "a name that the brand's own configuration uses as well"
+    with closing(_engine(scene.home)) as con:
+        for record in _landed(scene):
+            relation = f"{record.family}__{record.stream}"
+            bare = replace(traces, identifiers=frozenset(), one_ids=frozenset(), orders=frozenset())
+            hits = parquet_hits(con, _raw_file(scene.home, record), bare, relation=relation)
+            of_people = record.stream in _OF_PEOPLE
+            for row in hits.rows:
+                if traces.mentioned(row, relation):
+                    continue
+                for word in traces.words - set(reasons):
+                    if Traces(frozenset(), words=frozenset({word})).in_text(str(row)) and (
+                        why := borne(row, word, of_people=of_people)
+                    ):
+                        reasons[word] = why
+    return reasons
+
+
+def _landed(scene: Scene, streams: Collection[str] = ()) -> Iterator[BatchRecord]:
+    """Batches with rows, of these *streams* or of all."""
+    for record in LandingLedger(scene.home.landing_ledger).batches():
+        if record.landed and (not streams or record.stream in streams):
+            yield record
 
 
 # ---------------------------------------------------------------------------------------------------- the work
@@ -344,7 +395,10 @@ def _again(scene: Scene, *, now: datetime) -> ErasureReport:
         refs = _refs(con, scene.secret, frozenset(macs), None)
         traces, nodes = traces_of(con, refs, secret=scene.secret, whole_person=False)
     traces = replace(traces, one_ids=traces.one_ids | frozenset(ledger.digests("person", now=now)))
-    traces = _with_orders(scene, traces)
+    traces = widened(scene, traces)
+    if held := ledger.mark(RESTORED_TRACES):  # a stop came between: raw no longer says what they are called
+        traces = traces.and_those(Traces.from_json(held))
+    ledger.set_mark(RESTORED_TRACES, traces.to_json())
     work = _Work(scene, traces, apply=True, now=now, cause=f"restore-{now.isoformat()}", nodes=nodes)
     for record in LandingLedger(scene.home.landing_ledger).batches():
         _sift_raw(work, record)
@@ -373,11 +427,25 @@ def _report(work: _Work, started: float) -> ErasureReport:
         people=tuple(sorted(work.traces.one_ids)),
         identifiers=len({(kind, value) for kind, value in work.traces.identifiers}),
         removals=tuple(work.removals),
+        sought=_sought(work.traces),
+        unsought=work.traces.unsought,
         archives=tuple(archives),
         outside=tuple(sorted(str(path) for path in work.scene.outside)),
         farewells=work.farewells,
         seconds=time.perf_counter() - started,
     )
+
+
+def _sought(traces: Traces) -> tuple[tuple[str, int], ...]:
+    alone = sum(word_kind(word) == "alone" for word in traces.words)
+    kinds = {
+        "identifiers, in every text and in the bytes of every file": len(traces.identifiers) - len(traces.short),
+        "short identifiers, in the fields of their type": len(traces.short),
+        "names, in every text and in the bytes of every file": len(traces.words) - alone,
+        "names of two characters, where they stand alone": alone,
+        "orders, in their lines and refunds": len(traces.orders),
+    }
+    return tuple((kind, count) for kind, count in kinds.items() if count)
 
 
 def _every_place(work: _Work) -> None:
@@ -403,6 +471,8 @@ def _sync(work: _Work) -> None:
 
 
 def _raw(work: _Work) -> None:
+    if work.apply:
+        _sweep_raw(work.scene.home)
     for record in LandingLedger(work.scene.home.landing_ledger).batches():
         relation, key = f"{record.family}__{record.stream}", _key(work.scene, record)
         if record.landed + record.deleted:
@@ -415,6 +485,15 @@ def _raw(work: _Work) -> None:
             if hits.count and work.apply:
                 put_in_place(rewrite_parquet(con, path, hits), path)
             work.note(_place(work, path), len(hits.whole), len(hits.cells))
+
+
+def _sweep_raw(home: Home) -> None:
+    """Remove files of batches that were cut off before they were committed: nothing reads them, but they hold rows."""
+    ledger = LandingLedger(home.landing_ledger)
+    for source, stream in {path.relative_to(root).parts[:2] for root in (home.raw, home.rejects)
+                           for path in root.glob("*/*/*")}:  # fmt: skip
+        with stream_lock(home, source, stream):
+            remove_orphans(home.raw / source / stream, home.rejects / source / stream, ledger.batches(source, stream))
 
 
 def _parquet(work: _Work, record: BatchRecord, part: Part, relation: str, key: Sequence[str]) -> None:
@@ -549,7 +628,9 @@ def _landing_states(work: _Work) -> None:
 def _files(work: _Work) -> None:
     """Everything else in the home: collected events, exports in the inbox, reports, logs, the scheduler's history."""
     home = work.scene.home
-    done = {home.landing_ledger, home.sync_ledger, PrivacyLedger(home).path, home.root / "data" / LIST}
+    done = {home.landing_ledger, home.sync_ledger, PrivacyLedger(home).path, home.root / "data" / LIST,
+            home.warehouse, home.marts}  # fmt: skip
+    done |= {path for version in versions(home) for path in (version.path, version.pii_path) if path}
     for folder in sorted(home.root.glob("replaced-*")):
         # what a restore put aside is a second copy of everything: it is of no use but to go
         count = sum(1 for path in folder.rglob("*") if path.is_file())
@@ -559,24 +640,36 @@ def _files(work: _Work) -> None:
     if work.apply:
         shutil.rmtree(home.root / "data" / "tmp" / "duckdb", ignore_errors=True)
     for path in _all_files(work.scene):
-        if path in done or path.suffix in (".parquet", ".duckdb", ".wal") or path.name.endswith(("-wal", "-shm")):
+        in_raw = path.suffix == ".parquet" and any(path.is_relative_to(root) for root in (home.raw, home.rejects))
+        if path in done or in_raw or path.suffix == ".wal" or path.name.endswith(("-wal", "-shm")):
             continue
-        changed = _one_file(work, path)
-        work.note(_place(work, path), changed)
+        work.note(_place(work, path), *_one_file(work, path))
 
 
-def _one_file(work: _Work, path: Path) -> int:
-    """Clean a file by what it is; returns lines, rows or cells that change."""
+def _one_file(work: _Work, path: Path) -> tuple[int, int]:
+    """Clean a file by what it is; returns how many of its rows or lines change, and of how many only cells."""
     if is_sqlite(path):
-        return sqlite_scrub(path, work.traces, apply=work.apply)
+        return sqlite_scrub(path, work.traces, apply=work.apply), 0
+    if path.suffix == ".duckdb":
+        found = erase_database(path, work.traces, apply=work.apply).values()
+        return sum(len(hits.whole) for hits in found), sum(len(hits.cells) for hits in found)
+    if path.suffix == ".parquet":
+        with closing(_engine(work.scene.home)) as con:
+            hits = parquet_hits(con, path, work.traces, relation=path.stem)
+            if hits.count and work.apply:
+                put_in_place(rewrite_parquet(con, path, hits), path)
+        return len(hits.whole), len(hits.cells)
     if not bytes_hits(path, work.traces) and not _short_in(path, work.traces):
-        return 0
-    done = workbook_without(path, work.traces) if path.suffix.lower() in WORKBOOKS else text_without(path, work.traces)
+        return 0, 0
+    clean = text_without
+    if zipfile.is_zipfile(path):
+        clean = workbook_without if path.suffix.lower() in WORKBOOKS else archive_without
+    done = clean(path, work.traces)
     if done is None:
-        return 0
+        return 0, 0
     if work.apply:
         write_over(path, done[0])
-    return done[1]
+    return done[1], 0
 
 
 def _short_in(path: Path, traces: Traces) -> bool:
@@ -661,4 +754,15 @@ def _place(work: _Work, path: Path) -> str:
     return str(path.relative_to(work.scene.home.root))
 
 
-__all__ = ["ErasureReport", "Removal", "Scene", "UnprovenError", "erase", "finish", "note_restore", "preview", "prove"]
+__all__ = [
+    "ErasureReport",
+    "Removal",
+    "Scene",
+    "UnprovenError",
+    "erase",
+    "finish",
+    "note_restore",
+    "preview",
+    "prove",
+    "widened",
+]

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import duckdb
@@ -127,13 +127,28 @@ def fetch(con: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
 def text_without(path: Path, traces: Traces) -> tuple[bytes, int] | None:
     """The content of a file of lines (JSON, CSV, plain; gzip too) without the records of these people, and how many
     changed; None when there is nothing of them."""
-    raw = path.read_bytes()
+    return _lines_without(path.read_bytes(), path, traces)
+
+
+def archive_without(path: Path, traces: Traces) -> tuple[bytes, int] | None:
+    """The same for the files in a zip."""
+    sink, changed = io.BytesIO(), 0
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as new:
+        for item in old.infolist():
+            data = old.read(item)
+            done = _lines_without(data, PurePath(item.filename), traces)
+            changed += done[1] if done else 0
+            new.writestr(item, done[0] if done else data)
+    return (sink.getvalue(), changed) if changed else None
+
+
+def _lines_without(raw: bytes, name: PurePath, traces: Traces) -> tuple[bytes, int] | None:
     zipped = raw[:2] == b"\x1f\x8b"
     data = gzip.decompress(raw) if zipped else raw
     content, encoding = _decoded(data)
     if content is None:
         return None
-    table = path.suffixes[:1] and path.suffixes[0].lower() in (".csv", ".tsv")
+    table = name.suffixes[:1] and name.suffixes[0].lower() in (".csv", ".tsv")
     kept, changed = [], 0
     for number, record in enumerate(_records(content, quoted_breaks=bool(table))):
         new = _record_without(record, traces, header=bool(table) and number == 0)
@@ -168,9 +183,11 @@ def _records(content: str, *, quoted_breaks: bool) -> Iterator[str]:
 
 
 def _record_without(record: str, traces: Traces, *, header: bool) -> str:
-    """One line as it stays: "" when it was theirs, without their identifiers when it only names them."""
+    """One line as it stays: "" when it was theirs, blanked where it only names them."""
     if header or not traces.in_text(record):
         return record
+    if not traces.names_in(record):
+        return traces.without(record)
     body = record.rstrip("\r\n")
     try:
         data = json.loads(body.lstrip("\ufeff"))
@@ -191,13 +208,13 @@ def workbook_without(path: Path, traces: Traces) -> tuple[bytes, int] | None:
     """A workbook without the rows of these people, its form kept; None when there is nothing of them.
 
     Works on the parts of the file: rows that show an identifier lose their cells, and shared texts that no other row
-    shows are emptied.
+    shows are emptied; names that stand alone are blanked.
     """
     with zipfile.ZipFile(path) as book:
         parts = {item.filename: book.read(item) for item in book.infolist()}
     shared = parts.get("xl/sharedStrings.xml", b"").decode()
     texts = re.findall(r"<si>.*?</si>|<si/>", shared, re.DOTALL)
-    ours = {place for place, item in enumerate(texts) if traces.in_text(re.sub(r"<[^>]+>", " ", item))}
+    ours = {place for place, item in enumerate(texts) if traces.names_in(re.sub(r"<[^>]+>", " ", item))}
     kept: set[int] = set()
     lost: set[int] = set()
     changed = 0
@@ -206,24 +223,33 @@ def workbook_without(path: Path, traces: Traces) -> tuple[bytes, int] | None:
         nonlocal changed
         used = {int(place) for place in re.findall(r't="s"[^>]*>\s*<v>(\d+)</v>', match[0])}
         plain = re.sub(r't="s"[^>]*>\s*<v>\d+</v>', "", match[0])
-        if used & ours or traces.in_text(re.sub(r"<[^>]+>", " ", plain)):
+        if used & ours or traces.names_in(re.sub(r"<[^>]+>", " ", plain)):
             changed += 1
             lost.update(used)
             return match[1] + "</row>"
         kept.update(used)
-        return match[0]
+        return blanked(match[0])
+
+    def blanked(part: str) -> str:
+        nonlocal changed
+        new = traces.without(part)
+        changed += new != part
+        return new
 
     for name in [name for name in parts if re.match(r"xl/worksheets/[^/]+\.xml\Z", name)]:
         sheet = parts[name].decode()
         parts[name] = re.sub(r"(<row\b[^>]*>)(.*?)</row>", row, sheet, flags=re.DOTALL).encode()
-    if not changed:
-        return None
     empty = {place for place in lost | ours if place not in kept}
     place = iter(range(len(texts)))
     parts["xl/sharedStrings.xml"] = re.sub(
-        r"<si>.*?</si>|<si/>", lambda found: "<si><t/></si>" if next(place) in empty else found[0], shared,
+        r"<si>.*?</si>|<si/>", lambda found: "<si><t/></si>" if next(place) in empty else blanked(found[0]), shared,
         flags=re.DOTALL,
     ).encode()  # fmt: skip
+    for name in [name for name in parts if name.endswith(".xml") and not name.startswith("xl/worksheets/")]:
+        if name != "xl/sharedStrings.xml":  # sheet names, comments, properties
+            parts[name] = blanked(parts[name].decode()).encode()
+    if not changed:
+        return None
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as book:
         for name, data in parts.items():

@@ -16,8 +16,9 @@ from warehouse.connection import STORAGE_VERSION
 from warehouse.erasure_files import Hits, fetch, put_in_place, quoted, sync, text
 from warehouse.publish import Published
 
-# The graph's own tables are cleaned by `identity_assertions.forget`; of these only the model that feeds it is ours.
-_GRAPH = "identity"
+# The graph's own tables are cleaned by `identity_assertions.forget`; ours are the models that feed it, and the reasons
+# that people write.
+_GRAPH, _WRITTEN = "identity", "assertion"
 # Tables that keep a forgotten one_id by design, so that it still resolves to what it was.
 _KEEP_ONE_IDS = ("one_id_registry", "identity_change")
 
@@ -25,8 +26,9 @@ _KEEP_ONE_IDS = ("one_id_registry", "identity_change")
 def erase_tables(con: duckdb.DuckDBPyConnection, catalog: str, traces: Traces, *, apply: bool) -> dict[str, Hits]:
     """Every table of *catalog* but the graph's: what it holds of these people; with *apply* it holds it no longer."""
     found = {}
+    traces = traces.as_published()
     for schema, table in _tables(con, catalog):
-        if schema == _GRAPH and not table.startswith("int_"):
+        if schema == _GRAPH and not table.startswith("int_") and table != _WRITTEN:
             continue
         hits = _hits(con, catalog, schema, table, traces)
         if not hits.count:
@@ -106,6 +108,21 @@ def compact(path: Path, *, spare: Path) -> None:
 def erase_version(version: Published, path: Path, traces: Traces, *, apply: bool) -> dict[str, Hits]:
     """One file of a published version: what it holds of these people; with *apply* readers get it without from their
     next connection on. Its manifest keeps its counts true."""
+    found = erase_database(path, traces, apply=apply)
+    if found and apply and path == version.path:
+        with duckdb.connect(":memory:") as con:
+            con.execute(f"attach {text(str(path))} as held (read_only)")
+            counts = {
+                table: int(con.execute(f"select count(*) from held.{quoted(schema)}.{quoted(table)}").fetchall()[0][0])
+                for schema, table in _tables(con, "held")
+            }
+        _keep_manifest(version, counts, path.stat().st_size)
+    return found
+
+
+def erase_database(path: Path, traces: Traces, *, apply: bool) -> dict[str, Hits]:
+    """A DuckDB file that nobody writes to: what its tables hold of these people; with *apply* a file without takes its
+    place, and who has it open reads on in the old one."""
     with duckdb.connect(":memory:") as con:
         con.execute(f"attach {text(str(path))} as held (read_only)")
         found = erase_tables(con, "held", traces, apply=False)
@@ -119,14 +136,8 @@ def erase_version(version: Published, path: Path, traces: Traces, *, apply: bool
         con.execute(f"attach {text(str(scratch))} as held")
         erase_tables(con, "held", traces, apply=True)
         con.execute("checkpoint held")
-        counts = {
-            table: int(con.execute(f"select count(*) from held.{quoted(schema)}.{quoted(table)}").fetchall()[0][0])
-            for schema, table in _tables(con, "held")
-        }
     compact(scratch, spare=path.parent)
     put_in_place(scratch, path)
-    if path == version.path:
-        _keep_manifest(version, counts, path.stat().st_size)
     return found
 
 
@@ -148,7 +159,7 @@ def _keep_manifest(version: Published, counts: dict[str, int], size: int) -> Non
 
 def table_hits(path: Path, traces: Traces) -> int:
     """How many rows of all tables of a DuckDB file hold something of these people."""
-    found = 0
+    found, traces = 0, traces.as_published()
     with duckdb.connect(":memory:") as con:
         con.execute(f"attach {text(str(path))} as held (read_only)")
         for schema, table in _tables(con, "held"):

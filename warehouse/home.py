@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -109,14 +109,43 @@ def load_config(home: Home, name: str, model: type[M]) -> M:
     return parse(text, model, file=str(path))
 
 
+_alone: set[Path] = set()  # homes that this process holds alone
+
+
+def holds_alone(home: Home) -> bool:
+    """Whether this process is inside `run_lock` on *home*."""
+    return home.root.resolve() in _alone
+
+
 @contextmanager
-def run_lock(home: Home) -> Iterator[None]:
-    """Hold the home: nothing else lands, computes or publishes meanwhile. The system gives it back when this process
-    ends, however it ends. Raises `RetriableError` while another process holds it."""
+def run_lock(home: Home, *, wait: bool = False) -> Iterator[None]:
+    """Hold the home alone: nothing else lands, computes or publishes meanwhile. The system gives it back when this
+    process ends, however it ends; who holds it already may ask again. Raises `RetriableError` while another process
+    holds it, unless told to *wait*."""
+    if holds_alone(home):
+        yield
+        return
+    with _locked(home, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
+        _alone.add(home.root.resolve())
+        try:
+            yield
+        finally:
+            _alone.discard(home.root.resolve())
+
+
+@contextmanager
+def shared_lock(home: Home) -> Iterator[None]:
+    """Hold the home together with others who share it; waits for who holds it alone."""
+    with nullcontext() if holds_alone(home) else _locked(home, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(home: Home, how: int) -> Iterator[None]:
     home.dagster.mkdir(parents=True, exist_ok=True)
     with (home.dagster / "run.lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, how)
         except BlockingIOError as error:
             raise RetriableError(f"another run is at work on {home.root}", hint="wait until it has ended") from error
         yield

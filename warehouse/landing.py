@@ -136,7 +136,7 @@ class _Landing:
         self.rejects_folder = home.rejects / source / stream.name
         self.seen_folder = home.root / "data" / "tmp" / "pulls" / source / stream.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        _remove_orphans(self.folder, self.rejects_folder, ledger.batches(source, stream.name))
+        remove_orphans(self.folder, self.rejects_folder, ledger.batches(source, stream.name))
         self.state, open_pull = ({}, None) if full else ledger.state(source, stream.name)
         self.pull_id = open_pull or f"p{ledger.reserve():010d}"
         self.resumed = open_pull is not None
@@ -601,9 +601,10 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove_orphans(folder: Path, rejects: Path, records: Sequence[BatchRecord]) -> None:
+def remove_orphans(folder: Path, rejects: Path, records: Sequence[BatchRecord]) -> None:
+    """Remove what a crash left in the two folders of a stream: files of batches that were never committed."""
     known = {record.batch_id for record in records}
-    for path in [*folder.iterdir(), *(rejects.iterdir() if rejects.exists() else ())]:
+    for path in [item for place in (folder, rejects) if place.is_dir() for item in place.iterdir()]:
         half_written = path.name.startswith(".") and path.name.endswith(".tmp")
         unknown = path.suffix == ".parquet" and path.stem not in known and path.stem != "failed"
         if half_written or unknown:
@@ -625,4 +626,4 @@ def stream_lock(home: Home, source: str, stream: str) -> Iterator[None]:
         yield
 
 
-__all__ = ["POLARS_TYPES", "LandingReport", "land", "landed_files"]
+__all__ = ["POLARS_TYPES", "LandingReport", "land", "landed_files", "remove_orphans"]

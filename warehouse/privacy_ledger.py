@@ -25,6 +25,7 @@ from warehouse.home import Home
 
 LIST = "forgotten.json"
 RESTORED = "restored"  # a mark: the list must be applied to what a restore brought back
+RESTORED_TRACES = "restored traces"  # a mark: whom that work looks for, until it is done
 _UNFINISHED = "unfinished "  # marks: why an erasure is not whole
 _FORMAT = 1
 _SCHEMA = """
@@ -129,11 +130,6 @@ class PrivacyLedger:
             con.execute("commit")
         self.write_list()
         return request_id
-
-    def widen(self, request_id: str, traces: Traces) -> None:
-        """Keep what was learned on the way, for a run that takes over."""
-        with self._open() as con:
-            con.execute("insert or replace into work values (?, ?)", (request_id, traces.to_json()))
 
     def running(self) -> list[tuple[Request, Traces]]:
         """Erasures that were begun and are not finished, oldest first."""
@@ -253,6 +249,12 @@ class PrivacyLedger:
     def set_mark(self, name: str, value: str) -> None:
         with self._open() as con:
             con.execute("insert or replace into marks values (?, ?)", (name, value))
+
+    def close_restore(self) -> None:
+        """The list is applied to what a restore brought back: what was looked for goes, from the file as well."""
+        with self._open() as con:
+            con.execute("delete from marks where name in (?, ?)", (RESTORED, RESTORED_TRACES))
+            con.execute("vacuum")
 
     def note_unfinished(self, name: str, why: str) -> None:
         """Keep why the erasure *name* (a request, or `RESTORED`) is not whole; "": it is."""

@@ -2,7 +2,8 @@
 one. Pure.
 
 A *distinctive* identifier (a phone, an openid, an address) is looked for in every text. A short one (`member_id` 7) is
-looked for only where an identifier of its type stands, because elsewhere 7 is a number like any other.
+looked for only where an identifier of its type stands, because elsewhere 7 is a number like any other. A name is looked
+for in every text where nobody else bears it (`word_kind`); it never decides whose a row is, it is only blanked.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
+
+from cdp.privacy.masking import mask_phone
 
 Verdict = Literal["whole", "cells"]
 
@@ -106,6 +110,13 @@ _KEY_ENDS = (
     ("cookie_id", "anonymous_id"),
     ("device_id", "device_id"),
 )
+# Fields, and keys of JSON objects, that hold what a person is called.
+NAME_FIELDS = frozenset({"name", "nickname", "nick_name", "real_name", "realname", "receiver_name", "buyer_name"})
+# What platforms call everybody who has no name there.
+_NOBODYS = frozenset(
+    {"微信用户", "匿名用户", "淘宝用户", "游客", "会员", "顾客", "客户", "用户", "匿名", "未知", "先生", "女士"}
+)
+_NUMBERS = ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT", "DOUBLE", "DECIMAL")
 GONE = "***"
 _PLACEHOLDERS = {"", "null", "none", "undefined", "nan", "0", "-1", "-", "n/a"}
 _MOBILE = re.compile(r"1[3-9]\d{9}\Z")
@@ -113,6 +124,8 @@ _HEX = re.compile(r"(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{64})\Z")
 _FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 # RE2 knows no look-around: a boundary is a character that no identifier goes on with, or an escape of JSON.
 _BEFORE, _AFTER = r"(?:^|[^0-9A-Za-z]|\\[nrt])", r"(?:$|[^0-9A-Za-z])"
+_LETTER = "0-9A-Za-z\u3400-\u9fff"
+_HAN = rb"(?:\xe3[\x90-\xbf]|[\xe4-\xe9][\x80-\xbf])[\x80-\xbf]"
 
 
 def is_distinctive(value: str) -> bool:
@@ -121,6 +134,54 @@ def is_distinctive(value: str) -> bool:
         return len(value) >= 8
     digits, letters = any(c.isdigit() for c in value), any(c.isalpha() for c in value)
     return "@" in value[1:-1] or (len(value) >= 8 and digits and letters) or len(value) >= 11
+
+
+def word_kind(name: str) -> Literal["anywhere", "alone", ""]:
+    """How a name can be told from other words: `anywhere` in a text, only where it stands `alone` (two characters may
+    be the half of another word), or not at all ("": one character, a single word of Latin letters, what nobody is
+    called by)."""
+    letters = [c for c in name if c.isalpha()]
+    foreign = sum(not c.isascii() for c in letters)
+    if name in _NOBODYS or len(letters) < 2:
+        return ""
+    if foreign >= 3 or (foreign == 0 and " " in name and len(letters) >= 5) or is_distinctive(name):
+        return "anywhere"
+    return "alone" if foreign >= 2 else ""
+
+
+UNTELLABLE = "a name that cannot be told from other words: one character, one Latin word, or what nobody is called by"
+
+
+def called(row: Mapping[str, Any]) -> set[str]:
+    """The names that stand in *row*, in its own fields and in those of its JSON objects."""
+    found = set()
+    for field, value in row.items():
+        if field in NAME_FIELDS and isinstance(value, str):
+            found.add(value.strip())
+        elif isinstance(value, str) and isinstance(data := _parsed(value), dict):
+            found |= called(data)
+    return found - {""}
+
+
+def borne(row: Mapping[str, Any], word: str, *, of_people: bool) -> str:
+    """Why *word* in *row*, which is somebody else's, cannot be looked for: the reason, "" where the row only mentions
+    it and can lose it. *of_people*: the row is about a person, and not about a thing of the brand."""
+    if not of_people:
+        return "a name that a thing or a member of staff of the brand bears as well"
+    if word in _values(row):
+        return "a name that somebody else bears as well"
+    return "two characters that stand in rows of others" if word_kind(word) == "alone" else ""
+
+
+def _values(row: Mapping[str, Any]) -> set[str]:
+    """All texts of *row*, and those in its JSON objects."""
+    found = set()
+    for value in row.values():
+        if isinstance(value, str):
+            found.add(value.strip())
+            data = _parsed(value)
+            found |= _values(data) if isinstance(data, dict) else set()
+    return found
 
 
 def canonical(text: str) -> str:
@@ -159,7 +220,8 @@ def is_placeholder(value: object) -> bool:
 class Traces:
     """Everything that points to some people. *identifiers*: (type, value), raw and normal forms; type "" where it is
     not known. *one_ids*: the ids they have had. *orders*: (source, order id). *fields*: further keys of JSON objects
-    -> type of identifier, as sources declare them. *names*: what they are called; never searched for by itself.
+    -> type of identifier, as sources declare them. *names*: what they are called. *words*: those of the names that
+    nobody else bears, looked for in every text and blanked there. *unsought*: (reason, how many) of the other names.
     """
 
     identifiers: frozenset[tuple[str, str]]
@@ -167,6 +229,8 @@ class Traces:
     orders: frozenset[tuple[str, str]] = frozenset()
     fields: tuple[tuple[str, str], ...] = ()
     names: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+    unsought: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> Traces:
@@ -177,10 +241,12 @@ class Traces:
             orders=frozenset((source, order) for source, order in data["orders"]),
             fields=tuple((field, kind) for field, kind in data["fields"]),
             names=frozenset(data["names"]),
+            words=frozenset(data["words"]),
+            unsought=tuple((reason, count) for reason, count in data["unsought"]),
         )
 
     def to_json(self) -> str:
-        data = {name: sorted(getattr(self, name)) for name in ("identifiers", "one_ids", "orders", "fields", "names")}
+        data = {name: sorted(getattr(self, name)) for name in self.__dataclass_fields__}
         return json.dumps(data, ensure_ascii=False)
 
     @cached_property
@@ -228,12 +294,23 @@ class Traces:
         return found
 
     @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        """Regular expressions of the words, as they stand and as JSON escapes them, by `word_kind`."""
+        found: dict[str, list[str]] = {"anywhere": [], "alone": []}
+        for word in sorted(self.words):
+            forms = dict.fromkeys((word, json.dumps(word)[1:-1]))
+            found["alone" if word_kind(word) == "alone" else "anywhere"] += map(_quoted, forms)
+        return found
+
+    @cached_property
     def pattern(self) -> str:
-        """A regular expression (RE2) that matches a text with one of the identifiers in it; "" when there are none."""
+        """A regular expression (RE2) that matches a text with one of the identifiers or words; "" when none are."""
         parts = []
         if self._spelt:
             parts.append(f"{_BEFORE}(?:{'|'.join(self._spelt)}){_AFTER}")
-        return "|".join([*parts, *self._keyed])
+        if self._words["alone"]:
+            parts.append(f"(?:^|[^{_LETTER}])(?:{'|'.join(self._words['alone'])})(?:$|[^{_LETTER}])")
+        return "|".join([*parts, *self._words["anywhere"], *self._keyed])
 
     @cached_property
     def _found(self) -> re.Pattern[str]:
@@ -241,18 +318,47 @@ class Traces:
         return re.compile(rf"(?:(?<![0-9A-Za-z])|(?<=\\[nrt]))(?:{body})(?![0-9A-Za-z])")
 
     @cached_property
-    def in_bytes(self) -> re.Pattern[bytes]:
-        """The distinctive identifiers in the bytes of any file (UTF-8)."""
-        body = "|".join(self._spelt).encode() or rb"(?!)"
-        return re.compile(rb"(?<![0-9A-Za-z])(?:" + body + rb")(?![0-9A-Za-z])")
+    def _words_found(self) -> re.Pattern[str]:
+        alone = "|".join(self._words["alone"]) or r"(?!)"
+        return re.compile("|".join([*self._words["anywhere"], rf"(?<![{_LETTER}])(?:{alone})(?![{_LETTER}])"]))
 
-    def in_text(self, text: str) -> bool:
-        """Whether *text* (a line, a cell, a JSON object) holds one of the identifiers."""
+    @cached_property
+    def in_bytes(self) -> re.Pattern[bytes]:
+        """The distinctive identifiers and the words in the bytes of any file (UTF-8; names in GB18030 too)."""
+        body = "|".join(self._spelt).encode() or rb"(?!)"
+        alone = "|".join(self._words["alone"]).encode() or rb"(?!)"
+        parts = [
+            rb"(?:(?<![0-9A-Za-z])|(?<=\\[nrt]))(?:" + body + rb")(?![0-9A-Za-z])",
+            rb"(?<![0-9A-Za-z])(?<!" + _HAN + rb")(?:" + alone + rb")(?![0-9A-Za-z]|" + _HAN + rb")",
+            *(word.encode() for word in self._words["anywhere"]),
+            *(re.escape(word.encode("gb18030")) for word in sorted(self.words) if word_kind(word) == "anywhere"),
+        ]
+        return re.compile(b"|".join(parts))
+
+    def names_in(self, text: str) -> bool:
+        """Whether *text* (a line, a cell, a JSON object) holds one of the identifiers: it is about these people."""
         return bool(self._found.search(text)) or any(re.search(pattern, text) for pattern in self._keyed)
 
+    def in_text(self, text: str) -> bool:
+        """Whether *text* holds one of the identifiers or words."""
+        return self.names_in(text) or bool(self.words and self._words_found.search(text))
+
     def without(self, text: str) -> str:
-        """*text* with every identifier in it replaced by `***`."""
-        return self._found.sub(GONE, text)
+        """*text* with every identifier and word in it replaced by `***`."""
+        text = self._found.sub(GONE, text)
+        return self._words_found.sub(GONE, text) if self.words else text
+
+    def and_those(self, other: Traces) -> Traces:
+        """What points to the people of either."""
+        sets = {name: getattr(self, name) | getattr(other, name)
+                for name in ("identifiers", "one_ids", "orders", "names", "words")}  # fmt: skip
+        fields = tuple(dict.fromkeys((*self.fields, *other.fields)))
+        return replace(self, **sets, fields=fields, unsought=other.unsought or self.unsought)
+
+    def as_published(self) -> Traces:
+        """What to look for in built tables, where the phones that texts mention are masked."""
+        masks = {mask_phone(token) for token in self.tokens if _MOBILE.match(token)}
+        return replace(self, words=self.words | masks) if masks else self
 
     # -- in rows -----------------------------------------------------------------------------------------------------
 
@@ -279,14 +385,22 @@ class Traces:
         tests = []
         for name, kind in columns:
             quoted = '"' + name.replace('"', '""') + '"'
-            if name in ("_source", "_batch_id", "source", "stream", "batch_id") or not _is_text(kind):
+            if name in ("_source", "_batch_id", "source", "stream", "batch_id"):
+                continue
+            if kind.startswith(_NUMBERS) and not kind.endswith("]"):
+                mobiles = ", ".join(token for token in self.tokens if _MOBILE.match(token))
+                tests += [f"try_cast({quoted} as hugeint) in ({mobiles})"] if mobiles else []
+                continue
+            if not _is_text(kind):
                 continue
             if name.endswith("one_id") and kind == "VARCHAR":
                 tests += [f"{quoted} in ({_listed(self.one_ids)})"] if self.one_ids else []
                 continue
             text = quoted if kind in ("VARCHAR", "JSON") else f"cast({quoted} as varchar)"
-            if self.pattern:
-                tests.append(f"regexp_matches({text}, {_literal(self.pattern)})")
+            # a column of masks may show the mask of another number that has the same
+            pattern = replace(self, words=frozenset()).pattern if name.endswith("_masked") else self.pattern
+            if pattern:
+                tests.append(f"regexp_matches({text}, {_literal(pattern)})")
             tests += self._short_sql(name, kind, quoted, relation)
         if relation.endswith(PARTS_OF_ORDERS) and self.orders:
             pairs = ", ".join(f"({_literal(source)}, {_literal(order)})" for source, order in sorted(self.orders))
@@ -312,14 +426,29 @@ class Traces:
         name them are emptied.
 
         It is theirs when its strongest identifier is; the key of the row decides before that, and so does a link of
-        two people, half of which would say nothing.
+        two people, half of which would say nothing. A word alone makes no row theirs.
         """
+        if self.words and not self.mentioned(row, relation):
+            return "cells"
         if relation.endswith((*LINKS, *PARTS_OF_ORDERS)):
             return "whole"
         if any(self.names_one(name, row.get(name), relation) for name in key):
             return "whole"
         best, theirs = min(self._owners(row, relation), key=lambda item: (item[0], not item[1]), default=(99, True))
         return "whole" if theirs or best == 99 else "cells"
+
+    def mentioned(self, row: Mapping[str, Any], relation: str) -> bool:
+        """Whether *row* holds an identifier, or hangs on an order, and not only a word."""
+        if (str(row.get("_source")), str(row.get("order_id"))) in self.orders and relation.endswith(PARTS_OF_ORDERS):
+            return True
+        return any(self._mention(field, value, relation) for field, value in row.items())
+
+    def _mention(self, field: str, value: object, relation: str) -> bool:
+        if isinstance(value, list):
+            return any(self._mention(field, item, relation) for item in value)
+        if isinstance(value, Mapping):
+            return self._mention(str(value.get("type")), value.get("value"), "")
+        return value is not None and (self.names_one(field, value, relation) or self.names_in(str(value)))
 
     def _owners(self, row: Mapping[str, Any], relation: str) -> Iterable[tuple[int, bool]]:
         """(strength, is it ours) of every identifier that says whose the row is."""
@@ -370,10 +499,16 @@ class Traces:
                     else isinstance(item, str) and (self.names_one("", item) or self.in_text(item))
                 )
             ]
+        if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+            return None if _whole_number(value) in self._distinct else value
+        if isinstance(value, bytes):
+            return None if self.in_text(value.decode(errors="replace")) else value
         if not isinstance(value, str):
             return value
         if self.names_one(field, value, relation) or value.strip() in self.names:
             return None
+        if field.endswith("_masked"):
+            return value  # another number may have this mask, and nothing tells which it is
         data = _parsed(value)
         if data is not None:
             cleaned = self._emptied_json("", data)
@@ -419,7 +554,15 @@ def _parsed(text: str) -> Any:
 
 
 def _is_text(kind: str) -> bool:
-    return "VARCHAR" in kind or kind == "JSON"
+    return "VARCHAR" in kind or kind in ("JSON", "BLOB")
+
+
+def _whole_number(value: float | Decimal) -> str:
+    """The digits of a number that has no others; "" for infinities and fractions."""
+    try:
+        return str(int(value)) if value == int(value) else ""
+    except (OverflowError, ValueError):
+        return ""
 
 
 def _quoted(text: str) -> str:

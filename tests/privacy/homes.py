@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+import polars as pl
 import xlsxwriter
 
 from app.home_cli import create_home
@@ -57,8 +59,9 @@ A-4,77,{PHONE},2025-06-02T08:00:00Z,not money,
 LINES = "order_id,line_id,product_id,quantity,amount\nA-1,1,P1,1,100.00\nA-2,1,P1,1,50.00\n77,1,P77,77,60.00\n"
 
 
-def events(*, later: datetime | None = None) -> str:
-    """Sensors lines: before the login, the login, a stranger; with *later*, one act after the person was forgotten."""
+def events(*, later: datetime | None = None, again: bool = False) -> str:
+    """Sensors lines: before the login, the login, a stranger; with *later*, one act after the person was forgotten;
+    with *again*, one line more, so that the file is not the one that landed."""
     base = {"type": "track", "event": "view", "lib": {}, "project": "p"}
     lines = [
         {**base, "time": 1740902400000, "distinct_id": COOKIE, "anonymous_id": COOKIE, "properties": {"page": "/a"}},
@@ -76,6 +79,8 @@ def events(*, later: datetime | None = None) -> str:
     ]
     if later:
         lines = [{**lines[1], "time": int(later.timestamp() * 1000), "event": "back"}]
+    if again:
+        lines.append({**base, "time": 1740902800000, "distinct_id": "81", "login_id": "81", "properties": {}})
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -99,20 +104,37 @@ def plant_copies(home: Home) -> None:
     (home.logs / "notes.log").write_text(f"looked at {PHONE}\nlooked at nobody\n", encoding="utf-8")
     pages = home.root / "reports"
     pages.mkdir(exist_ok=True)
-    (pages / "old.html").write_text(f"<p>{NAME} {PHONE}</p>\n<p>rest</p>\n", encoding="utf-8")
+    (pages / "old.html").write_text(f"<p>{NAME} {PHONE}</p>\n<p>rest of {NAME}'s page</p>\n", encoding="utf-8")
+    (home.root / "list.csv").write_bytes(f"序号,姓名\r\n1,{NAME}\r\n2,钱多多\r\n".encode("gb18030"))
+    with zipfile.ZipFile(home.root / "mailed.zip", "w") as archive:
+        archive.writestr("people.csv", f"id,mobile\n1,{PHONE}\n2,13700000002\n")
+    pl.DataFrame({"mobile": [PHONE, "13700000002"], "named": [NAME, "钱多多"]}).write_parquet(pages / "query.parquet")
+    with duckdb.connect(str(home.root / "copy.duckdb")) as con:
+        con.execute("create table people as select * from (values (1, ?::bigint), (2, 13700000002)) as p (id, mobile)",
+                    [int(PHONE)])  # fmt: skip
+    with duckdb.connect(str(home.warehouse)) as con:  # what a killed check leaves
+        con.execute("create table meta.checked_stg_people as select ?::varchar as phone, '77' as member_id", [PHONE])
+        con.execute("create table meta.checked_stg_notes as select 'a note on ' || ? as note", [NAME])
+    orphan = home.raw / "crm" / "people" / "b0000009999.parquet"  # of a batch that was never committed
+    pl.DataFrame({"phone": [PHONE]}).write_parquet(orphan)
     with xlsxwriter.Workbook(str(home.root / "rejects.xlsx"), {"strings_to_numbers": False}) as book:
         sheet = book.add_worksheet("orders")
         for place, row in enumerate(
-            (("buyer", "mobile", "name"), ("77", PHONE, NAME), ("80", "13700000002", "钱多多"))
+            (
+                ("buyer", "mobile", "name"),
+                ("77", PHONE, NAME),
+                ("80", "13700000002", "钱多多"),
+                ("79", "13700000001", f"{NAME}的朋友"),
+            )
         ):
             sheet.write_row(place, 0, row)
 
 
 def spelt_in(home: Home, words: tuple[str, ...] = PLANTED) -> dict[str, list[str]]:
-    """File -> words of *words* in its bytes, inside zip files too, and as JSON escapes them."""
+    """File -> words of *words* in its bytes, inside zip files too, in either encoding, and as JSON escapes them."""
     found: dict[str, list[str]] = {}
     for path, data in _contents(home):
-        forms = {word: (word.encode(), json.dumps(word)[1:-1].encode()) for word in words}
+        forms = {word: (word.encode(), json.dumps(word)[1:-1].encode(), word.encode("gb18030")) for word in words}
         hits = [word for word, spellings in forms.items() if any(form in data for form in spellings)]
         if hits:
             found.setdefault(path, []).extend(hits)
@@ -125,7 +147,7 @@ def _contents(home: Home) -> Iterator[tuple[str, bytes]]:
             continue
         name = str(path.relative_to(home.root))
         yield name, path.read_bytes()
-        if re.search(r"\.xlsx$", name):
+        if re.search(r"\.(xlsx|zip)$", name):
             with zipfile.ZipFile(path) as book:
                 for item in book.infolist():
                     yield f"{name}!{item.filename}", book.read(item)

@@ -72,12 +72,13 @@ def digest(home: Home) -> str:
         if path.suffix != ".duckdb":
             hasher.update(path.read_bytes())
             continue
-        with closing(duckdb.connect(str(path), read_only=True)) as con:
+        with closing(duckdb.connect()) as con:
+            con.execute(f"attach '{path}' as held (read_only)")
             for schema, table in con.execute(
-                "select schema_name, table_name from duckdb_tables() order by all"
+                "select schema_name, table_name from duckdb_tables() where database_name = 'held' order by all"
             ).fetchall():
                 lines = "sum(md5_number_lower(cast(r as varchar))::hugeint)"
-                rows = con.execute(f'select count(*), {lines} from "{schema}"."{table}" as r').fetchall()
+                rows = con.execute(f'select count(*), {lines} from held."{schema}"."{table}" as r').fetchall()
                 hasher.update(f"{schema}.{table} {rows}".encode())
     return hasher.hexdigest()
 
@@ -115,7 +116,15 @@ def test_the_dry_run_says_what_would_go_and_changes_nothing(forgotten: Forgotten
     assert places["data/raw/app/records"] == [2, 1]
     assert places["data/rejects/crm/orders"] == [1, 0]
     assert {name for name in places if name.startswith("inbox/")} == {"inbox/people.csv", "inbox/orders.csv"}
-    assert places["rejects.xlsx"] == [1, 0]
+    assert places["rejects.xlsx"] == [2, 0], "her row, and her name in another"
+    assert places["reports/old.html"] == [2, 0]
+    assert places["reports/query.parquet"] == [1, 0]
+    assert places["copy.duckdb"] == [1, 0], "a phone kept as a number"
+    assert places["mailed.zip"] == places["list.csv"] == [1, 0]
+    assert places["meta.checked_stg_people"] == [1, 0]
+    assert places["meta.checked_stg_notes"] == [0, 1]
+    assert ("names, in every text and in the bytes of every file", 1) in forgotten.dry.sought
+    assert forgotten.dry.unsought == ()
     assert {name: rows for name, rows in forgotten.done.counts.items() if "graph" not in name} == {
         name: rows for name, rows in places.items() if "graph" not in name
     }
@@ -188,10 +197,12 @@ def test_what_comes_again_is_suppressed_and_what_is_new_is_not(forgotten: Forgot
     """The same exports and log again: counted as suppressed. A later act: a new person."""
     home = Home(tmp_path / "again")
     shutil.copytree(forgotten.home.root, home.root, symlinks=True)
+    new = {"people": "81,周八,13700000008,,,,,2025-07-01T08:00:00Z,,1,S2,1\n",
+           "orders": "A-8,80,13700000002,2025-07-02T08:00:00Z,10.00,\n", "lines": "A-8,1,P1,1,10.00\n"}  # fmt: skip
     for name, text in (("people", PEOPLE), ("orders", ORDERS), ("lines", LINES)):
-        (home.inbox / f"{name}-again.csv").write_text(text, encoding="utf-8")
+        (home.inbox / f"{name}-again.csv").write_text(text + new[name], encoding="utf-8")
     folder = home.root / "data" / "collected" / "sensors"
-    (folder / "20261121T000000.000000Z-bbbbbbbb.jsonl").write_text(events(), encoding="utf-8")
+    (folder / "20261121T000000.000000Z-bbbbbbbb.jsonl").write_text(events(again=True), encoding="utf-8")
     outcome = run_job(home, as_of=CUT)
     assert outcome.failed_steps == {}
     rows = reconcile(home)
@@ -204,6 +215,7 @@ def test_what_comes_again_is_suppressed_and_what_is_new_is_not(forgotten: Forgot
         ("78",),
         ("79",),
         ("80",),
+        ("81",),
     ]
     shutil.rmtree(home.inbox)
     shutil.rmtree(folder)
@@ -220,13 +232,22 @@ def test_what_comes_again_is_suppressed_and_what_is_new_is_not(forgotten: Forgot
     assert back[0][0] not in (None, forgotten.one_id), "somebody new, whose past stays forgotten"
 
 
-def test_a_restored_backup_brings_nobody_back(forgotten: Forgotten, tmp_path: Path) -> None:
+def test_a_restored_backup_brings_nobody_back(
+    forgotten: Forgotten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one whose forgetting is stopped halfway, when raw no longer says what she was called."""
     home = Home(tmp_path / "restored")
     PrivacyLedger(forgotten.home).write_list()
     assert (forgotten.backup.parent / "forgotten.json").is_file(), "the list lies beside the backups"
     restore_backup(forgotten.backup, home, now=ASKED + timedelta(days=3))
     assert spelt_in(home) != {}, "the archive itself is from before"
     assert note_restore(home, forgotten.backup) > 0
+    plant_copies(home)
+    monkeypatch.setattr("warehouse.erasure._published", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finish_erasures(home, now=ASKED + timedelta(days=3))
+    monkeypatch.undo()
+    assert spelt_in(home) != {}
     [report] = finish_erasures(home, now=ASKED + timedelta(days=3))
     assert report.applied
     assert spelt_in(home) == {}

@@ -28,7 +28,11 @@ def digests(texts: pa.Array) -> Digests:
 
 
 def _digests(texts: pl.Series) -> Digests:
-    cells = texts.cast(pl.Binary).to_list()  # far cheaper than out of Arrow
+    return digests_of(texts.cast(pl.Binary).to_list())  # far cheaper than out of Arrow
+
+
+def digests_of(cells: Sequence[bytes]) -> Digests:
+    """The digest of each of *cells*."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, cells), np.uint64, len(cells))
 
 

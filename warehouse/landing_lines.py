@@ -1,13 +1,15 @@
 """Line files (one JSON object a line) read in one streaming pass, in bounded memory.
 
 DuckDB parses, on all cores; each chunk of rows then gets its digests, loses what landed before or cannot land, and is
-written. So a line is parsed and written once, whether or not the file holds broken lines or ones delivered before.
+written, while the next one is parsed. So a line is parsed and written once, whether or not the file holds broken lines
+or ones delivered before. The digest of a whole line is taken of its bytes in the file, beside the parser.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,12 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cdp.ahead import ahead
 from cdp.errors import FatalError
 from cdp.streams import Column, JsonLines, Reject, Stream
-from warehouse.landing_digests import Digests, digests
+from warehouse.landing_digests import Digests, digests, digests_of
 
 # Larger than any honest event; a line beyond it is an error that names the file.
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -38,9 +40,8 @@ _SQL_TYPES = {
 }
 # A field `messageId|_line` is that key where the line has it, else the hash of the whole line.
 OR_LINE = "|_line"
-_WORKING = ("_line", "_key", "_news", "_reject")  # what a chunk carries beside the columns that land
+_WORKING = ("_key", "_news", "_reject")  # what a chunk carries beside the columns that land
 _BLOCK = 8 * 1024 * 1024
-_LINE_FEED, _SPACE = 10, 32
 _DICTIONARY_ROWS, _DICTIONARY_VALUES = 2_000, 500
 
 Numbers = npt.NDArray[np.int64]
@@ -107,29 +108,29 @@ def read_lines(
     file is no text of lines, or when a line of it was not read.
     """
     name = lines.source_file or str(lines.path)
-    places = _Places(lines.path)
     temporary = target.with_name(f".{target.name}.tmp")
-    run = _Run(temporary, places, dict(constants), known)
+    run = _Run(temporary, _Lines(lines.path), dict(constants), known)
     try:
-        for chunk in _chunks(con, lines, stream):
-            run.take(chunk)
+        with run:
+            for chunk in ahead(_chunks(con, lines, stream)):
+                run.take(chunk)
+        run.check_all_read()
     except (duckdb.Error, pa.ArrowException) as error:
         temporary.unlink(missing_ok=True)
         raise FatalError(
             f"{name}: cannot be read as JSON lines: {str(error).splitlines()[0]}",
             hint="expected UTF-8 text with one JSON object on each line",
         ) from error
-    finally:
-        run.close()
-    if run.received != places.filled:
+    except _UnreadError as error:
         temporary.unlink(missing_ok=True)
-        raise FatalError(
-            f"{name}: {places.filled} lines hold something, yet {run.received} were read",
-            hint="report this file's shape: nothing of it was landed",
-        )
+        raise FatalError(f"{name}: {error}", hint="report this file's shape: nothing of it was landed") from None
     rejects = _rejects(run.faults, lines.path)
     duplicates = run.received - run.landed - len(rejects)
     return LinesResult(temporary, run.received, run.landed, duplicates, rejects, tuple(sorted(run.news)))
+
+
+class _UnreadError(Exception):
+    """The parser gave another number of rows than the file has lines."""
 
 
 def _chunks(con: duckdb.DuckDBPyConnection, lines: JsonLines, stream: Stream) -> Iterator[pa.RecordBatch]:
@@ -143,7 +144,7 @@ class _Run:
     """One file on its way: what was read of it so far, and the Parquet file it becomes."""
 
     path: Path
-    places: _Places
+    lines: _Lines
     constants: dict[str, Any]
     known: KnownKeys
     received: int = 0
@@ -151,21 +152,43 @@ class _Run:
     faults: list[tuple[int, str]] = field(default_factory=list)
     news: set[str] = field(default_factory=set)
     writer: pq.ParquetWriter | None = None
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    writing: Future[None] | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        """Ends what is being written; a fault of it is raised."""
+        try:
+            if self.writing is not None:
+                self.writing.result()
+        finally:
+            self.pool.shutdown()
+            if self.writer is not None:
+                self.writer.close()
 
     def take(self, chunk: pa.RecordBatch) -> None:
-        numbers = self.places.lines(self.received, chunk.num_rows)
+        numbers, whole = self.lines.take(chunk.num_rows)
         self.received += chunk.num_rows
         reasons = chunk.column("_reject")
         good = reasons.is_null().to_numpy(zero_copy_only=False)
-        keys = _key_digests(chunk)
+        keys = _key_digests(chunk.column("_key"), whole)
         keep = good.copy()
         keep[good] = self.known.first_seen(keys[good])
         self.faults += [(int(numbers[place]), reasons[place].as_py()) for place in np.flatnonzero(~good)]
         self._note_news(chunk, good)
+        rows = chunk.drop_columns(list(_WORKING))
         if not keep.all():
-            chunk, keys, numbers = chunk.filter(pa.array(keep)), keys[keep], numbers[keep]
-        if chunk.num_rows:
-            self._write(chunk.drop_columns(list(_WORKING)), keys, numbers)
+            rows, keys, numbers = rows.filter(pa.array(keep)), keys[keep], numbers[keep]
+        if rows.num_rows:
+            self._write(rows, keys, numbers)
+
+    def check_all_read(self) -> None:
+        """Raises where a line that holds something was not read, or one was read twice."""
+        filled = self.received + self.lines.left()
+        if filled != self.received:
+            raise _UnreadError(f"{filled} lines hold something, yet {self.received} were read")
 
     def _note_news(self, chunk: pa.RecordBatch, good: npt.NDArray[np.bool_]) -> None:
         told = chunk.column("_news")
@@ -184,12 +207,10 @@ class _Run:
         table = pa.table({**dict(zip(rows.schema.names, rows.columns, strict=True)), **more})
         if self.writer is None:
             self.writer = _writer(self.path, table)
-        self.writer.write_table(table, row_group_size=CHUNK_ROWS)
+        if self.writing is not None:
+            self.writing.result()
+        self.writing = self.pool.submit(self.writer.write_table, table, row_group_size=CHUNK_ROWS)
         self.landed += count
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
 
 
 def _writer(path: Path, first: pa.Table) -> pq.ParquetWriter:
@@ -199,54 +220,55 @@ def _writer(path: Path, first: pa.Table) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, first.schema, compression="zstd", compression_level=1, use_dictionary=repeating)
 
 
-class _Places:
-    """Which lines of a file hold something. *filled*: how many do."""
+class _Lines:
+    """The lines of a file that hold something, in order: their numbers from 1, and the digests of what they hold."""
 
     def __init__(self, path: Path) -> None:
-        total, suspects = 0, []
-        for begins, leading in _line_begins(path):
-            suspects += [
-                (total + place + 1, int(begins[place])) for place in np.flatnonzero(leading <= _SPACE).tolist()
-            ]
-            total += len(begins)
-        blank = _blank(path, suspects)
-        self.filled = total - len(blank)
-        # The blank line at place b has b - i filled ones before it, when it is the i-th blank one.
-        self._before = np.array(blank, dtype=np.int64) - np.arange(1, len(blank) + 1)
+        self._blocks = _filled_lines(path)
+        self._numbers, self._digests = np.empty(0, np.int64), np.empty(0, np.uint64)
 
-    def lines(self, first: int, count: int) -> Numbers:
-        """The line numbers, from 1, of *count* filled lines from the *first* (from 0) on."""
-        filled = np.arange(first, first + count)
-        return filled + 1 + np.searchsorted(self._before, filled, side="right")
+    def take(self, count: int) -> tuple[Numbers, Digests]:
+        """Of the next *count* of them. Raises `_UnreadError` when there are fewer."""
+        parts, there = [(self._numbers, self._digests)], len(self._numbers)
+        while there < count and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            there += len(block[0])
+        if there < count:
+            raise _UnreadError(f"{there} more lines hold something, yet {count} were read")
+        numbers, found = (np.concatenate(cells) for cells in zip(*parts, strict=True))
+        self._numbers, self._digests = numbers[count:], found[count:]
+        return numbers[:count], found[:count]
+
+    def left(self) -> int:
+        return len(self._numbers) + sum(len(numbers) for numbers, _ in self._blocks)
 
 
-def _line_begins(path: Path) -> Iterator[tuple[Numbers, npt.NDArray[np.uint8]]]:
-    """Where the lines of a file begin, block by block, and the first byte of each."""
-    start, carried = 0, True  # whether a line begins with the first byte of the block
+def _filled_lines(path: Path) -> Iterator[tuple[Numbers, Digests]]:
+    """Numbers and digests of the lines that are not blank, block by block; white space around a line is not its own."""
+    first, cut = 1, b""
     with path.open("rb") as handle:
         while block := handle.read(_BLOCK):
-            cells = np.frombuffer(block, dtype=np.uint8)
-            inside = np.flatnonzero(cells[:-1] == _LINE_FEED) + 1
-            begins = np.concatenate([np.zeros(1, np.int64), inside]) if carried else inside
-            yield begins + start, cells[begins]
-            start, carried = start + len(block), block.endswith(b"\n")
+            lines = (cut + block).split(b"\n")
+            cut = lines.pop()
+            yield _numbered(lines, first)
+            first += len(lines)
+    yield _numbered([cut], first)
 
 
-def _blank(path: Path, suspects: Sequence[tuple[int, int]]) -> list[int]:
-    """The numbers of those (number, offset) lines that hold white space only."""
-    blank = []
-    with path.open("rb") as handle:
-        for number, offset in suspects:
-            handle.seek(offset)
-            if handle.readline().isspace():
-                blank.append(number)
-    return blank
+def _numbered(lines: Sequence[bytes], first: int) -> tuple[Numbers, Digests]:
+    held = list(map(bytes.strip, lines))
+    numbers = np.arange(first, first + len(held))
+    if b"" in held:
+        numbers = numbers[np.fromiter(map(bool, held), np.bool_, len(held))]
+        held = list(filter(None, held))
+    return numbers, digests_of(held)
 
 
-def _key_digests(chunk: pa.RecordBatch) -> Digests:
+def _key_digests(keys: pa.Array, whole: Digests) -> Digests:
     """The digest of a line's own key, or of the whole line where it has none."""
-    keys, whole = chunk.column("_key"), chunk.column("_line")
-    return digests(whole if keys.null_count == len(keys) else pc.coalesce(keys, whole))
+    if keys.null_count == len(keys):
+        return whole
+    return np.where(keys.is_null().to_numpy(zero_copy_only=False), whole, digests(keys))
 
 
 def _parsing(lines: JsonLines, stream: Stream) -> str:
@@ -263,8 +285,7 @@ def _parsing(lines: JsonLines, stream: Stream) -> str:
             {_extra(list(wanted), lines.known)} as _extra,
             _news,
             {_reject(declared, lines.fields)} as _reject,
-            {_key(stream, lines.fields)} as _key,
-            cast(json as varchar) as _line
+            {_key(stream, lines.fields)} as _key
         from (
             select *, {_news(list(wanted), lines.known)} as _news
             from (

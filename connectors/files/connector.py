@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from cdp.ahead import ahead
 from cdp.errors import CdpError, FatalError
 from cdp.streams import Batch, SourceCheck, Stream
 from connectors import canonical
@@ -62,7 +63,7 @@ class FileConnector:
         held: Batch | None = None
         for found in unread(mapping.path, self.context.root, state, failed=faults, whole=whole):
             try:
-                for batch in self._batches(stream, mapping, found, before):
+                for batch in ahead(self._batches(stream, mapping, found, before)):
                     if held is not None:
                         yield held
                     held = batch

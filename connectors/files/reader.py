@@ -13,8 +13,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from cdp.streams import Reject
 from connectors.settings import FileStream
 
 CHUNK_ROWS = 200_000
-_BLOCK = 1 << 20
+_BLOCK, _ROWS_BLOCK = 1 << 20, 1 << 25
 _SUFFIXES = {
     ".csv": "csv",
     ".txt": "csv",
@@ -253,14 +252,7 @@ def _read_csv(text: Text, settings: FileStream, name: str) -> Iterator[Part]:
     given = settings.header if isinstance(settings.header, list) else None
     names, above = (given, settings.skip_rows) if given else _header(text.path, delimiter, settings.skip_rows)
     names = unique_names(names, name)
-    with ThreadPoolExecutor(1) as pool:  # NumPy and Polars both let go of the interpreter
-        counted = pool.submit(_regular, text.path, delimiter, len(names), above)
-        whole = _read_fast(text.path, delimiter, names, above)
-        rows = counted.result()
-    if rows is None or whole is None or whole.height != rows:
-        yield from _read_exactly(text.path, delimiter, names, above)
-        return
-    yield from _parts(_numbered(whole, above + 1))
+    yield from _with_last(_read_rows(text.path, delimiter, names, above), names)
 
 
 def sniff_delimiter(path: Path, skip: int = 0) -> str:
@@ -303,51 +295,51 @@ def unique_names(cells: Sequence[str], name: str) -> list[str]:
     return result
 
 
-def _regular(path: Path, delimiter: str, width: int, above: int) -> int | None:
+def _read_rows(path: Path, delimiter: str, names: list[str], above: int) -> Iterator[Part]:
+    """Block by block while that is exact; from the first block on where it is not, row by row."""
+    for block in _blocks(path, above):
+        rows = _regular(block, delimiter, len(names))
+        frame = None if rows is None else _read_fast(block, delimiter, names)
+        if rows is None or frame is None or frame.height != rows:
+            yield from _read_exactly(path, delimiter, names, above)
+            return
+        yield from _parts(_numbered(frame, above + 1))
+        above += rows
+
+
+def _blocks(path: Path, above: int) -> Iterator[bytes]:
+    """The bytes of a file behind *above* lines, cut at ends of lines; what is short stays with those before."""
+    left = path.stat().st_size
+    with path.open("rb") as handle:
+        for _ in range(above):
+            handle.readline()
+        while block := handle.read(_ROWS_BLOCK if left - handle.tell() > _ROWS_BLOCK * 3 // 2 else -1):
+            if handle.tell() < left:
+                block += handle.readline()
+            yield block
+
+
+def _regular(block: bytes, delimiter: str, width: int) -> int | None:
     """The number of rows, where every row has as many separators as the header has and every quote closes; else None.
 
     Then, and only then, the fast reader is exact. A byte is inside quotes after an odd number of quotes.
     """
     if len(delimiter) != 1:
         return None
-    mark, inside, separators, rows, last = ord(delimiter), 0, 0, 0, 10
-    with path.open("rb") as handle:
-        for _ in range(above):
-            handle.readline()
-        while block := handle.read(_BLOCK * 8):
-            cells = np.frombuffer(block, dtype=np.uint8)
-            quotes = np.flatnonzero(cells == 34)
-            commas, ends = np.flatnonzero(cells == mark), np.flatnonzero(cells == 10)
-            if len(quotes) or inside:
-                commas = commas[(np.searchsorted(quotes, commas) + inside) % 2 == 0]
-                outside = (np.searchsorted(quotes, ends) + inside) % 2 == 0
-                if not outside.all():
-                    return None  # a line break inside quotes, or a quote that never closes
-            inside = (inside + len(quotes)) % 2
-            at_ends = np.searchsorted(commas, ends)
-            per_row = np.diff(at_ends, prepend=0)
-            if len(ends):
-                per_row[0] += separators
-                if (per_row != width - 1).any():
-                    return None
-                separators = len(commas) - int(at_ends[-1])
-            else:
-                separators += len(commas)
-            rows, last = rows + len(ends), int(cells[-1])
-    if inside or (last != 10 and separators != width - 1):
-        return None
-    return rows + (last != 10)
+    told = f'{delimiter}"\n'.encode()
+    cells = np.frombuffer(block.translate(None, bytes(sorted({*range(256)} - {*told}))), dtype=np.uint8)
+    marks, quotes, ends = (cells == mark for mark in told)
+    inside = np.cumsum(quotes, dtype=np.int32) % 2 == 1
+    if inside[ends].any() or (len(inside) and inside[-1]):
+        return None  # a line break inside quotes, or a quote that never closes
+    before = np.cumsum(marks & ~inside, dtype=np.int32)
+    at_ends = before[ends] if block.endswith(b"\n") else np.append(before[ends], before[-1:])
+    return None if (np.diff(at_ends, prepend=0) != width - 1).any() else len(at_ends)
 
 
-def _read_fast(path: Path, delimiter: str, names: list[str], above: int) -> pl.DataFrame | None:
-    if len(delimiter) != 1:
-        return None  # `whitespace`: Polars takes one character
+def _read_fast(block: bytes, delimiter: str, names: list[str]) -> pl.DataFrame | None:
     try:
-        return pl.read_csv(
-            path, separator=delimiter, has_header=False, skip_lines=above, schema=dict.fromkeys(names, pl.String())
-        )
-    except pl.exceptions.NoDataError:
-        return pl.DataFrame(schema=dict.fromkeys(names, pl.String()))
+        return pl.read_csv(block, separator=delimiter, has_header=False, schema=dict.fromkeys(names, pl.String()))
     except pl.exceptions.PolarsError:
         return None
 
@@ -520,6 +512,18 @@ def _json_cell(value: Any) -> str | None:
 
 def _numbered(frame: pl.DataFrame, first: int) -> pl.DataFrame:
     return frame.with_columns(pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias("_row_number"))
+
+
+def _with_last(parts: Iterator[Part], names: Sequence[str]) -> Iterator[Part]:
+    """*parts*, the last of them and no other one told as the last; a file without rows is one part too."""
+    held: Part | None = None
+    for part in parts:
+        if held is not None:
+            yield replace(held, last=False)
+        held = part
+    if held is None:
+        held = Part(_text_frame([], [], list(names)))
+    yield replace(held, last=True)
 
 
 def _parts(frame: pl.DataFrame) -> Iterator[Part]:

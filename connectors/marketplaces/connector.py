@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from cdp.ahead import ahead
 from cdp.errors import CdpError, FatalError
 from cdp.streams import Batch, Reject, SourceCheck, Stream
 from connectors import canonical
@@ -75,7 +76,7 @@ class ShopExportConnector:
         before: Mapping[str, Any] = state
         for found in unread(self.settings.path, self.context.root, state, failed=faults):
             try:
-                yield from self._batches(stream, found, before)
+                yield from ahead(self._batches(stream, found, before))
                 before = found.state
             except FatalError as error:
                 faults[found.name] = error

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cdp.cells import misfits, typed
 from cdp.errors import FatalError
+from connectors.files import reader
 from connectors.files.reader import read
 from connectors.settings import FileStream
 from tests.source_support import Brand
@@ -23,7 +24,7 @@ FUZZ = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 LANDED = settings(FUZZ, max_examples=12)  # each example lands a file
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -88,14 +89,30 @@ def _is_utf8(content: bytes) -> bool:
 CELL = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\",;\n\t' "), max_size=8)
 
 
+def _lines_of_records(text: str) -> set[int]:
+    """The lines that records start on, from 1."""
+    found, line = set(), 1
+    reading = csv.reader(io.StringIO(text, newline=""))
+    for row in reading:
+        found |= {line} if row else set()
+        line = reading.line_num + 1
+    return found
+
+
 @FUZZ
 @given(
     st.lists(st.lists(CELL, min_size=1, max_size=5), max_size=12),
     st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]),
+    st.sampled_from([8, 40, 1 << 20]),
 )
 def test_a_csv_file_gives_back_every_row(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], encoding: str
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[list[str]],
+    encoding: str,
+    block: int,
 ) -> None:
+    monkeypatch.setattr(reader, "_ROWS_BLOCK", block)
     path = tmp_path_factory.mktemp("fuzz") / "x.csv"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -103,10 +120,12 @@ def test_a_csv_file_gives_back_every_row(
     writer.writerows(rows)
     path.write_bytes(text.getvalue().encode(encoding))
     parts = list(read(path, FileStream.model_validate({"path": ".", "delimiter": ","}), name="x.csv"))
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
     frame = pl.concat([part.frame for part in parts])
     rejected = sum(len(part.rejects) for part in parts)
     told = list(csv.reader(io.StringIO(text.getvalue(), newline="")))[1:]
     whole = [row for row in told if row]
+    assert set(frame["_row_number"]) <= _lines_of_records(text.getvalue())
     assert frame.height + rejected == len(whole)
     good = [[cell or None for cell in row[:3]] for row in whole if len(row) == 3 or (len(row) > 3 and not any(row[3:]))]
     landed = [[cell or None for cell in row] for row in frame.select("甲", "乙", "丙").rows()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import duckdb
 import numpy as np
@@ -14,11 +14,14 @@ ROWS_AT_ONCE = 4_000_000  # rows on their way from tables to arrays at one time:
 
 
 def columns(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:
-    """The columns of a query without nulls, as arrays; each lets go of its part of the answer when it is copied."""
+    """The columns of a query without nulls, as arrays; each lets go of its part of the answer when it is copied.
+
+    By way of Polars: what Arrow has for it loads pandas.
+    """
     table = con.sql(sql).to_arrow_table()
     found = {}
     for name in table.column_names:
-        found[name] = table.column(0).to_numpy()
+        found[name] = pl.Series(table.column(0)).to_numpy(writable=True)
         table = table.remove_column(0)
     return found
 
@@ -39,5 +42,8 @@ def handed_over(
     con.register(name, pa.RecordBatchReader.from_batches(part(slice(0, 0)).to_arrow().schema, batches()))
     try:
         yield
-    finally:
-        con.unregister(name)
+    except BaseException:
+        with suppress(duckdb.TransactionException):  # refused once the transaction is broken; its rollback does it
+            con.unregister(name)
+        raise
+    con.unregister(name)

@@ -185,6 +185,7 @@ def _mint(
         select number, one_id, 'live', ?, ?, generation, null, null, number from minted order by number""",
         [run, as_of],
     )
+    con.execute("drop table minted")
 
 
 def store_persons(
@@ -272,25 +273,28 @@ def _feed(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, cause: 
         _changes(3, persons.merged, persons.merged_into),
         _changes(4, persons.retired),
     ]
-    nobody = np.full(len(persons.gone), -1, dtype=np.int64)
     nodes = [
         _changes(5, persons.new[fresh], node=persons.node_id[fresh]),
         _changes(6, persons.new[moved], persons.old[moved], persons.node_id[moved]),
-        _changes(7, nobody, persons.gone_old, persons.gone),
+        _changes(7, None, persons.gone_old, persons.gone),
     ]
     words = " ".join(f"when {code} then '{word}'" for code, word in enumerate(OPS))
     first = 1
     for part in (*people, *nodes):
         if not part.count:
             continue
+        # only the names asked for: both at once are more than 2 GB at ten million people
+        joins = [side for side, numbers in (("one", part.one), ("other", part.other)) if numbers is not None]
+        ids = ", ".join(f"{side}.one_id" if side in joins else "null" for side in ("one", "other"))
+        named = " ".join(
+            f"left join identity.one_id_registry as {side} on feed.{side} = {side}.number" for side in joins
+        )
         with handed_over(con, "feed", part.count, part.frame):
             con.execute(f"""
                 insert into identity.identity_change
-                select {run}, {first} + feed.place, case feed.op {words} end, one.one_id, other.one_id,
+                select {run}, {first} + feed.place, case feed.op {words} end, {ids},
                     case when feed.node_id >= 0 then feed.node_id end, '{cause}'
-                from feed
-                left join identity.one_id_registry as one on feed.one = one.number
-                left join identity.one_id_registry as other on feed.other = other.number
+                from feed {named}
             """)
         first += part.count
 
@@ -300,26 +304,23 @@ class _Changes:
     """Rows of the feed with one *op*: ids by number and the identifier, -1 for none."""
 
     op: int
-    one: Ints
+    one: Ints | None
     other: Ints | None
     node: Ints | None
 
     @property
     def count(self) -> int:
-        return len(self.one)
+        return len(next(column for column in (self.one, self.other) if column is not None))
 
     def frame(self, rows: slice) -> pl.DataFrame:
-        one = self.one[rows].astype(np.int64)
-        none = np.full(len(one), -1, dtype=np.int64)
-        return pl.DataFrame({
-            "place": np.arange(rows.start, rows.start + len(one), dtype=np.int64),
-            "op": np.full(len(one), self.op, dtype=np.int8), "one": one,
-            "other": none if self.other is None else self.other[rows],
-            "node_id": none if self.node is None else self.node[rows],
-        })  # fmt: skip
+        place = np.arange(rows.start, min(rows.stop, self.count), dtype=np.int64)
+        none = np.full(len(place), -1, dtype=np.int64)
+        one, other, node = (none if item is None else item[rows] for item in (self.one, self.other, self.node))
+        op = np.full(len(place), self.op, dtype=np.int8)
+        return pl.DataFrame({"place": place, "op": op, "one": one, "other": other, "node_id": node})
 
 
-def _changes(op: int, one: Ints, other: Ints | None = None, node: Ints | None = None) -> _Changes:
+def _changes(op: int, one: Ints | None, other: Ints | None = None, node: Ints | None = None) -> _Changes:
     return _Changes(op, one, other, node)
 
 

@@ -38,7 +38,7 @@ create table if not exists identity.rejects (
 );
 create table if not exists identity.evidence (
     row_id bigint,
-    evidence_id ubigint,  -- hash of the whole row as it came
+    evidence_id ubigint,  -- the model's digest of the whole row
     source text,
     source_key text,
     kind text,
@@ -50,6 +50,7 @@ create table if not exists identity.evidence (
     observations bigint,
     clamped boolean  -- event_time lay more than a day after recorded_at and was set back
 );
+create table if not exists identity.taken_in (made_at bigint);  -- how far the evidence model was read: newest row
 create table if not exists identity.evidence_node (row_id bigint, node_id bigint);
 create table if not exists identity.assertion (
     assertion_id text,

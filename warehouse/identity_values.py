@@ -26,47 +26,11 @@ def sixty_four_bits(*parts: str) -> str:
     return f"(md5_number(concat_ws(chr(31), {', '.join(parts)})) >> 64)::ubigint"
 
 
-def _of_numbers(*numbers: str) -> str:
-    """SQL for 64 bits of *numbers*, one after the other. Of single numbers DuckDB's `hash` is one-to-one and well
-    mixed, and far cheaper than writing them out as text."""
-    found = f"hash({numbers[0]})"
-    for number in numbers[1:]:
-        found = f"hash(xor({found}, hash({number})))"
-    return found
-
-
-# The identifiers of a row as text: most rows have two, and writing a whole list as text takes twice as long.
-_IDENTIFIERS = (
-    *(
-        part.format(f"identifiers[{place}]")
-        for place in (1, 2)
-        for part in ("{}.type", "coalesce({}.scope, '')", "coalesce({}.value, chr(30))")
-    ),
-    "case when len(identifiers) > 2 then identifiers[3:]::text end",
-)
-
-
-def _row_hash(con: duckdb.DuckDBPyConnection) -> str:
-    """SQL for one number of the whole row as it came: what tells new from known evidence.
-
-    The model's own digest of the identifiers stands for them where it has one: it was made once, when the row was.
-    """
-    found = con.execute(
-        """select count(*) from duckdb_columns() where database_name = current_database()
-        and schema_name = ? and table_name = ? and column_name = 'identifier_set'""",
-        SOURCE.split("."),
-    )
-    kept = bool(found.fetchall()[0][0])
-    text = sixty_four_bits("source", "source_key", "kind", *(() if kept else _IDENTIFIERS))
-    times = (f"epoch_us({name})" for name in ("event_time", "last_time", "recorded_at"))
-    return f"xor({text}, {_of_numbers(*times, 'confidence', 'observations', *(('identifier_set',) if kept else ()))})"
-
-
 ELEMENT_HASH = sixty_four_bits("item.type", "coalesce(item.scope, '')", "item.value")
 NODE_HASH = sixty_four_bits("type", "scope", "value_norm")
 EPOCH_HASH = sixty_four_bits("base.node_hash::text", "{epoch}::text")
 # Differs when stored hashes are of another recipe, or of a DuckDB that hashes otherwise: then all is read anew.
-RECIPE = "xor(hash('siyu-cdp 3'), hash(20261122))"
+RECIPE = "xor(hash('siyu-cdp 4'), hash(20261122))"
 
 
 @dataclass(frozen=True)
@@ -101,12 +65,15 @@ def take_in(
     Leaves temp tables `new_rows(row_id)` and `gone_nodes(node_id)`. Raises `FatalError` on a kind of evidence nobody
     knows.
     """
-    _check_kinds(con)
     in_place = _is_table(con) and not _count(con, "identity.evidence")
     gone = _all_new(con) if in_place else _compared(con)
+    _check_kinds(con)
     new = _new_rows(con)
     _new_texts(con)
     con.execute(f"drop {'view' if in_place else 'table'} arrived")
+    if new or gone:
+        con.execute("delete from identity.taken_in")
+        con.execute(f"insert into identity.taken_in select max(made_at) from {SOURCE}")
     known = int(con.execute("select coalesce(max(node_id), 0) from identity.node").fetchall()[0][0])
     identifiers, rejected = _read_values(con, rules, run=run, as_of=as_of, bars_changed=bars_changed)
     con.execute("""
@@ -123,62 +90,94 @@ def take_in(
 def _all_new(con: duckdb.DuckDBPyConnection) -> int:
     """Nothing is stored yet: every row of the evidence table arrives, read in place rather than copied."""
     con.execute("create or replace temp table gone_nodes (node_id bigint)")
-    con.execute(f"""create or replace temp view arrived as
-        select {_next_row(con)} + rowid as row_id, {_row_hash(con)} as evidence_id, * from {SOURCE}""")
+    con.execute(
+        f"create or replace temp view arrived as select {_next_row(con)} + rowid as row_id, {_EVIDENCE} from {SOURCE}"
+    )
     return 0
 
 
 def _compared(con: duckdb.DuckDBPyConnection) -> int:
-    """Rows that are not stored yet arrive, rows that are stored and no longer there go; returns how many went."""
-    row_hash = _row_hash(con)
-    place = "rowid" if _is_table(con) else "0"
-    con.execute(
-        f"create or replace temp table given as select {row_hash} as evidence_id, {place} as place from {SOURCE}"
-    )
-    gone = _drop_gone(con)
-    only = "rowid in (select place from fresh_ids)"
-    if not _is_table(con):
-        only = f"{row_hash} in (select evidence_id from fresh_ids)"
+    """Rows that are not stored yet arrive, rows that are stored and no longer there go; returns how many went.
+
+    The digests of all rows, counted and summed up two ways, prove it. New rows are looked for among those made since
+    the last time, gone ones among those that bear the name of a new one. Only where that does not add up is every
+    digest compared with every other.
+    """
+    for table in ("fresh_ids (evidence_id ubigint)", "gone_rows (evidence_id ubigint, row_id bigint)"):
+        con.execute(f"create or replace temp table {table}")
+    since = int(con.execute("select coalesce(max(made_at), 0) from identity.taken_in").fetchall()[0][0])
+    given, held = _sums(con, SOURCE), _sums(con, "identity.evidence")
+    for find in () if given == held else (_find_made, _find_replaced, _compare_all):
+        find(con, since)
+        fresh, gone = _sums(con, "fresh_ids"), _sums(con, "gone_rows")
+        if _less(given, fresh) == _less(held, gone):
+            break
+        if find is _find_replaced:
+            since = -1  # what is new may be of any time
+    _drop_gone(con)
     con.execute(f"""create or replace temp table arrived as
-        select {_next_row(con)} + row_number() over () - 1 as row_id, {row_hash} as evidence_id, * from {SOURCE}
-        where {only}""")
-    return gone
+        select {_next_row(con)} + row_number() over () - 1 as row_id, {_EVIDENCE} from {SOURCE}
+        where made_at > {since} and evidence_id in (select evidence_id from fresh_ids)""")
+    return _count(con, "gone_rows")
 
 
 def _next_row(con: duckdb.DuckDBPyConnection) -> int:
     return int(con.execute("select coalesce(max(row_id), 0) + 1 from identity.evidence").fetchall()[0][0])
 
 
-SUMS = "select count(*), coalesce(bit_xor(evidence_id), 0), coalesce(sum(evidence_id % 4294967291), 0) from"
+def _sums(con: duckdb.DuckDBPyConnection, table: str) -> tuple[int, int, int]:
+    found = con.execute(
+        f"select count(*), coalesce(bit_xor(evidence_id), 0), coalesce(sum(evidence_id), 0) from {table}"
+    )
+    count, mixed, total = found.fetchall()[0]
+    return int(count), int(mixed), int(total)
 
 
-def _drop_gone(con: duckdb.DuckDBPyConnection) -> int:
-    """Delete evidence that the model no longer has; leaves temp tables `fresh_ids(evidence_id, place)`, `gone_nodes`.
+def _less(these: tuple[int, int, int], those: tuple[int, int, int]) -> tuple[int, int, int]:
+    return these[0] - those[0], these[1] ^ those[1], these[2] - those[2]
 
-    Rows that came before and come again are counted and summed up two ways; only when the sums differ from those of
-    what is stored is there anything to look for.
-    """
-    con.execute("create or replace temp table gone_nodes (node_id bigint)")
-    con.execute("create or replace temp table fresh_ids (evidence_id ubigint, place bigint)")
-    given, held = (con.execute(f"{SUMS} {name}").fetchall()[0] for name in ("given", "identity.evidence"))
-    if given == held:
-        return 0
-    con.execute("insert into fresh_ids select given.* from given anti join identity.evidence using (evidence_id)")
-    fresh = con.execute(f"{SUMS} fresh_ids").fetchall()[0]
-    if (given[0] - fresh[0], given[1] ^ fresh[1], given[2] - fresh[2]) == held:
-        return 0
-    con.execute("""create or replace temp table gone_rows as
-        select evidence.row_id from identity.evidence as evidence anti join given using (evidence_id)""")
-    con.execute("""insert into gone_nodes
+
+def _find_made(con: duckdb.DuckDBPyConnection, since: int) -> None:
+    """New is what was made after *since* and is not stored."""
+    con.execute(f"""create or replace temp table made as
+        select evidence_id, source, source_key from {SOURCE} where made_at > {since}""")
+    con.execute("""create or replace temp table known as
+        select evidence_id from identity.evidence where evidence_id in (select evidence_id from made)""")
+    con.execute("delete from made where evidence_id in (select evidence_id from known)")
+    con.execute("insert into fresh_ids select evidence_id from made")
+
+
+def _find_replaced(con: duckdb.DuckDBPyConnection, _since: int) -> None:
+    """Gone is what is stored under the name of something new."""
+    con.execute("""insert into gone_rows select evidence.evidence_id, evidence.row_id from identity.evidence as evidence
+        inner join (select distinct source, source_key from made) as made
+            on evidence.source_key = made.source_key and evidence.source is not distinct from made.source""")
+
+
+def _compare_all(con: duckdb.DuckDBPyConnection, _since: int) -> None:
+    """Every digest against every other."""
+    for table in ("fresh_ids", "gone_rows"):
+        con.execute(f"delete from {table}")
+    con.execute(f"""insert into fresh_ids
+        select given.evidence_id from {SOURCE} as given anti join identity.evidence using (evidence_id)""")
+    con.execute(f"""insert into gone_rows
+        select evidence_id, row_id from identity.evidence anti join {SOURCE} using (evidence_id)""")
+
+
+def _drop_gone(con: duckdb.DuckDBPyConnection) -> None:
+    """Delete evidence that the model no longer has; leaves temp table `gone_nodes`."""
+    con.execute("""create or replace temp table gone_nodes as
         select distinct node_id from identity.evidence_node where row_id in (select row_id from gone_rows)""")
     for table in ("evidence", "evidence_node"):
         con.execute(f"delete from identity.{table} where row_id in (select row_id from gone_rows)")
-    return _count(con, "gone_rows")
 
 
 # What an identifier is to HMACs: tombstones and one_ids.
 NODE_TEXT = "concat_ws(chr(31), node.type, node.scope, node.value_norm)"
 SOURCE = "identity.int_identity__evidence"
+_EVIDENCE = (
+    "evidence_id, source, source_key, kind, event_time, last_time, recorded_at, confidence, observations, identifiers"
+)
 
 
 def nothing_new(con: duckdb.DuckDBPyConnection) -> Delta:
@@ -205,7 +204,7 @@ def _is_table(con: duckdb.DuckDBPyConnection) -> bool:
 
 def _check_kinds(con: duckdb.DuckDBPyConnection) -> None:
     names = ", ".join(f"'{kind}'" for kind in KINDS)
-    wrong = con.execute(f"select distinct kind from {SOURCE} where kind is null or kind not in ({names})").fetchall()
+    wrong = con.execute(f"select distinct kind from arrived where kind is null or kind not in ({names})").fetchall()
     if wrong:
         raise FatalError(
             f"evidence of unknown kind {', '.join(f'`{row[0]}`' for row in wrong)}; expected one of {', '.join(KINDS)}",

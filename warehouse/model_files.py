@@ -1,9 +1,9 @@
 """Reading model files: one SQL file, one table or view. Text in, a graph of models out; touches no database.
 
 A model file starts with a comment that describes its table and holds `key: value` lines (`grain`, `owner`,
-`materialized`, `unique_key`, `partition`, `schema`, and for incremental models `follows`, `scope`, `cursor`: see
-`warehouse.model_increments`); then one query, whose last CTE lists the columns with a comment
-behind each. Its folder is its layer. See `docs/guides/models.md`.
+`materialized`, `unique_key`, `partition`, `schema`, and for incremental models `follows`, `scope`, `cursor`,
+`digest`: see `warehouse.model_increments`); then one query, whose last CTE lists the columns with a comment behind
+each. Its folder is its layer. See `docs/guides/models.md`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _FIELDS = (
     "follows",
     "scope",
     "cursor",
+    "digest",
 )
 _UPDATE = ".update.sql"  # of an incremental model: which stored rows have other values now
 _PERSONAL = re.compile(r"\s*\[personal(?::\s*(\w+))?\]\s*$")
@@ -102,6 +103,11 @@ class Model:
     def scope(self) -> str | None:
         """Condition on the rows that an incremental run makes again."""
         return self.header.get("scope")
+
+    @property
+    def digest(self) -> str | None:
+        """Column that is equal where rows are: an incremental run leaves those rows as they are."""
+        return self.header.get("digest")
 
     @property
     def masked(self) -> dict[str, Mask]:
@@ -237,6 +243,7 @@ def read_model(path: Path, root: Path) -> Model:
         ("grain", grain),
         ("unique_key", _names(header.get("unique_key", ""))),
         ("partition", _names(header.get("partition", ""))),
+        ("digest", _names(header.get("digest", ""))),
     ):
         for name in listed:
             if name not in names:

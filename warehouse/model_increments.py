@@ -10,6 +10,9 @@ whole table again, since nothing tells what it had brought.
 `getvariable('cursor')` what it gave on the last run, null when everything is to be made. `getvariable('made_at')` is a
 number for others' cursors: the clock in microseconds, yet always more than on the table's last run, for clocks go back.
 
+`digest:` names a column that is equal where rows are. Rows made again that the table has already then stay as they are,
+with what they say of when they were made.
+
 How far a table has come is noted in `meta.increments` of the same file, in the same transaction as its rows: a killed
 run leaves both as they were.
 """

@@ -297,8 +297,14 @@ def _remake(con: duckdb.DuckDBPyConnection, model: Model, todo: Increment) -> No
         con.execute(
             f"create or replace temp table _increment as select * from ({executable_sql(model)}\n) where {scope}"
         )
-        con.execute(f"delete from {target} where {scope}")
-        con.execute(f"insert into {target} by name select * from _increment")
+        other = "true"
+        if model.digest:
+            digest = f'"{model.digest}"'
+            con.execute(f"""create or replace temp table _same as
+                select {digest} from {target} where {digest} in (select {digest} from _increment)""")
+            other = f"{digest} not in (select {digest} from _same)"
+        con.execute(f"delete from {target} where ({scope}) and {other}")
+        con.execute(f"insert into {target} by name select * from _increment where {other}")
         con.execute("drop table _increment")
     if model.update:
         [key, *values] = [column.name for column in model.update.columns]

@@ -6,6 +6,7 @@ and those with one identifier alone are one row over all days. Values are raw; i
 grain: source, source_key
 owner: identity
 materialized: incremental
+digest: evidence_id
 follows: staging.stg_tracking_identifiers
 scope: not starts_with(source_key, 'tracking|') or identifier_set in (select identifier_set from staging.stg_tracking_identifiers where list_contains(getvariable('new_batches'), batch_seq))
 */
@@ -207,6 +208,13 @@ united as (
     select * from invitees
 ),
 
+digested as (
+    select
+        *,
+        md5_number_lower(concat(getvariable('salt'), cast(identifiers as varchar))) as identifier_set
+    from united
+),
+
 int_identity__evidence as (
     select
         source,  -- source of the row
@@ -217,9 +225,14 @@ int_identity__evidence as (
         recorded_at,  -- UTC, when we learned it
         cast(confidence as double) as confidence,  -- 0 to 1
         cast(observations as bigint) as observations,  -- how many records say so
-        md5_number_lower(concat(getvariable('salt'), cast(identifiers as varchar))) as identifier_set,  -- keyed digest of them
-        identifiers  -- raw values, strongest first [personal]
-    from united
+        identifier_set,  -- keyed digest of the identifiers
+        identifiers,  -- raw values, strongest first [personal]
+        md5_number_lower(concat_ws(
+            '|', source, source_key, kind, coalesce(epoch_us(event_time), -1), coalesce(epoch_us(last_time), -1),
+            epoch_us(recorded_at), confidence, observations, identifier_set
+        )) as evidence_id,  -- digest of all above
+        cast(getvariable('made_at') as bigint) as made_at  -- microseconds since 1970, when this row was made
+    from digested
 )
 
 select * from int_identity__evidence

@@ -146,8 +146,8 @@ def protected(con: duckdb.DuckDBPyConnection, spent: dict[str, float]) -> None:
 
 
 # What `resolve` calls, by what it is for.
-PARTS = {"find_eligible": "eligibility and sharing", "_arms": "edges", "build_edges": "edges", "components": "components",
-         "_contested": "limits, replay and checks", "_decide": "limits, replay and checks",
+PARTS = {"find_eligible": "eligibility and sharing", "_arms": "edges", "build_edges": "edges",
+         "components": "components", "_contested": "limits, replay and checks", "_decide": "limits, replay and checks",
          "verify": "limits, replay and checks", "_extents": "extents for later deltas"}  # fmt: skip
 
 

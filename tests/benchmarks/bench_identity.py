@@ -55,13 +55,17 @@ ROWS = (
 def fill(con: duckdb.DuckDBPyConnection, low: int, high: int) -> None:
     """Evidence of people *low* to *high* into the model's table."""
     con.execute("create schema if not exists identity")
-    con.execute(EVIDENCE)
-    con.execute("alter table identity.int_identity__evidence add column if not exists identifier_set ubigint")
+    con.execute(EVIDENCE.format(made_at="", evidence_id=""))
     con.execute(PERSON)
+    made_at = con.execute("select coalesce(max(made_at), 0) + 1 from identity.int_identity__evidence").fetchall()[0][0]
     for rows in ROWS:
         con.execute(f"""insert into identity.int_identity__evidence
-            select c1, c2, c3, c4, c5, c4, 1, 1, identifiers, {DIGEST}
-            from ({rows.format(low=low, high=high)}) as t(c1, c2, c3, c4, c5, identifiers)""")
+            select *, {made_at}, {DIGEST} from (
+                select source, source_key, kind, event_time, last_time, event_time as recorded_at,
+                    1::double as confidence, 1::bigint as observations, identifiers
+                from ({rows.format(low=low, high=high)})
+                    as t(source, source_key, kind, event_time, last_time, identifiers)
+            )""")
 
 
 def peak() -> float:

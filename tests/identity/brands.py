@@ -18,8 +18,12 @@ Ids = Mapping[str, str | Sequence[str]]
 
 EVIDENCE = """create table if not exists identity.int_identity__evidence (
     source text, source_key text, kind text, event_time timestamptz, last_time timestamptz, recorded_at timestamptz,
-    confidence double, observations bigint, identifiers struct(type text, scope text, value text)[])"""
-DIGEST = "md5_number_lower(concat('salt', cast(identifiers as varchar)))"  # as the model makes `identifier_set`
+ confidence double, observations bigint, identifiers struct(type text, scope text, value text)[],
+    made_at bigint {made_at}, evidence_id ubigint {evidence_id})"""
+COLUMNS = "source, source_key, kind, event_time, last_time, recorded_at, confidence, observations, identifiers"
+TIMES = ", ".join(f"coalesce(epoch_us({name}), -1)" for name in ("event_time", "last_time", "recorded_at"))
+DIGEST = f"""md5_number_lower(concat_ws('|', source, source_key, kind, {TIMES}, confidence, observations,
+    identifiers::text))"""
 
 
 def day(number: float) -> datetime:
@@ -67,14 +71,15 @@ class Brand:
         rules: IdentityRules | None = None,
         con: duckdb.DuckDBPyConnection | None = None,
         *,
-        digests: bool = False,
+        stale: bool = False,
     ) -> None:
-        """*digests*: the evidence carries `identifier_set` too."""
+        """*stale*: the evidence does not tell which of its rows are newer."""
         self.con = con or duckdb.connect()
         self.con.execute("set TimeZone = 'UTC'")
         self.con.execute("create schema if not exists identity")
-        digest = f", identifier_set ubigint generated always as ({DIGEST}))"
-        self.con.execute(EVIDENCE.removesuffix(")") + digest if digests else EVIDENCE)
+        self.con.execute("create sequence if not exists identity.made")
+        made_at = "default 0" if stale else "default nextval('identity.made')"
+        self.con.execute(EVIDENCE.format(made_at=made_at, evidence_id=f"generated always as ({DIGEST})"))
         self.rules = rules or IdentityRules()
         self.keys = 0
         self.runs = 0
@@ -90,7 +95,7 @@ class Brand:
             self.keys += 1
             key = f"k{self.keys}"
             self.con.execute(
-                f"insert into {table} values (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+                f"insert into {table} ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, 1, ?)",
                 [
                     row.source,
                     key,

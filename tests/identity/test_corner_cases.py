@@ -17,7 +17,7 @@ from cdp.identity.memory import Item, micros, resolve_items
 from cdp.identity.normalise import normalise, sm3
 from cdp.identity.resolve import resolve
 from cdp.identity.rules import IdentityRules
-from tests.identity.brands import AS_OF, SECRET, Brand, Seen, day, seen
+from tests.identity.brands import AS_OF, COLUMNS, SECRET, Brand, Seen, day, seen
 from warehouse import identity_assertions as decide
 from warehouse.identity_queries import find
 from warehouse.identity_store import resolve_identities, transaction
@@ -173,10 +173,10 @@ def test_12_block_list_entry_added_after_it_merged_10_000_people_then_removed() 
     open_ = {"buyer_id": {"limit": None}, "phone": {"max_links": {}, "block": []}}
     rules = IdentityRules.model_validate({"types": open_, "gates": gates})
     brand = Brand(rules)
-    brand.con.execute("""insert into identity.int_identity__evidence
+    brand.con.execute(f"""insert into identity.int_identity__evidence ({COLUMNS})
         select 'shop', 'o' || i, 'order', moment, moment, moment, 1, 1,
-            [{'type': 'buyer_id', 'scope': '', 'value': 'b' || i},
-            {'type': 'phone', 'scope': '', 'value': '13612340001'}]
+            [{{'type': 'buyer_id', 'scope': '', 'value': 'b' || i}},
+            {{'type': 'phone', 'scope': '', 'value': '13612340001'}}]
         from (select i, timestamptz '2025-01-01 00:00:00+00' + to_seconds(i) as moment from range(10000) as t(i))""")
     brand.run()
     assert len(brand.partition()) == 1
@@ -709,10 +709,10 @@ def test_55_default_phone_trips_the_gate_and_the_old_map_stays_live() -> None:
     brand = Brand()
     brand.run(*(seen(member_id=f"m{i}") for i in range(5)))
     before = brand.mapping()
-    brand.con.execute("""insert into identity.int_identity__evidence
+    brand.con.execute(f"""insert into identity.int_identity__evidence ({COLUMNS})
         select 'shop', 'x' || i, 'order', timestamptz '2025-02-01 00:00:00+00', timestamptz '2025-02-01 00:00:00+00',
-            timestamptz '2025-02-01 00:00:00+00', 1, 1, [{'type': 'member_id', 'scope': '', 'value': 'n' || i},
-            {'type': 'phone', 'scope': '', 'value': '13612340001'}] from range(1200) as t(i)""")
+            timestamptz '2025-02-01 00:00:00+00', 1, 1, [{{'type': 'member_id', 'scope': '', 'value': 'n' || i}},
+            {{'type': 'phone', 'scope': '', 'value': '13612340001'}}] from range(1200) as t(i)""")
     with pytest.raises(CheckFailedError, match="max_people_per_contact") as error:
         brand.run()
     assert "13612340001" not in str(error.value)

@@ -18,7 +18,7 @@ import pytest
 from cdp.identity.memory import Item, micros, resolve_items
 from cdp.identity.quality import Agreement, agreement
 from cdp.identity.rules import IdentityRules
-from tests.identity.brands import AS_OF, T0, Brand
+from tests.identity.brands import AS_OF, COLUMNS, T0, Brand
 
 KEYS = {
     "number": ("soc_sec_id",),
@@ -122,7 +122,7 @@ def test_tax_forms_of_pseudopeople() -> None:
                         " mailing_address_zipcode::text), '')"),
         )
     )  # fmt: skip
-    brand.con.execute(f"""insert into identity.int_identity__evidence
+    brand.con.execute(f"""insert into identity.int_identity__evidence ({COLUMNS})
         select 'tax', 'f' || row, 'bind', timestamptz '2025-01-01 00:00:00+00', timestamptz '2025-01-01 00:00:00+00',
             timestamptz '2025-01-01 00:00:00+00', 1, 1, [{ids}] from forms""")
     free = TAX_RULES.gates.model_copy(update={"max_people_per_contact": 10**6})

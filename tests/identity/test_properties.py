@@ -16,8 +16,7 @@ from cdp.identity.graph import ACCEPTED, OVERRIDDEN, REDUNDANT, REJECTED
 from cdp.identity.memory import Resolved, micros, resolve_items
 from cdp.identity.replay import _replay, replay
 from cdp.identity.rules import IdentityRules
-from tests.identity.brands import AS_OF as AS_OF_DAY
-from tests.identity.brands import Brand, Seen, day, elements
+from tests.identity.brands import Brand, day
 from tests.identity.random_evidence import POOL, RULES, as_seen, blocked, rows
 
 AS_OF = micros(day(180))
@@ -206,7 +205,7 @@ def node_map(brand: Brand) -> dict[int, str]:
 @pytest.mark.parametrize("seed", range(6))
 def test_incremental_equals_full_and_the_feed_carries_the_map_over(seed: int) -> None:
     rng = random.Random(1000 + seed)
-    brand = Brand(RULES, digests=seed % 2 == 1)
+    brand = Brand(RULES, stale=seed % 2 == 1)
     kept: dict[str, object] = {}
     before: dict[int, str] = {}
     for step in range(5):
@@ -229,24 +228,6 @@ def test_incremental_equals_full_and_the_feed_carries_the_map_over(seed: int) ->
     fresh = Brand(RULES, brand.con)
     fresh.runs = brand.runs
     assert rebuild(brand, as_of) == mapped
-
-
-@pytest.mark.parametrize("digests", [False, True])
-def test_a_row_whose_identifiers_alone_changed_is_read_again(digests: bool) -> None:
-    brand = Brand(RULES, digests=digests)
-    brand.add(Seen({"member_id": "M1", "phone": "13800138001"}))
-    (key,) = brand.add(Seen({"openid@wx1": "o1", "phone": "13800138001"}))
-    brand.run()
-    assert brand.id("member_id", "M1") == brand.id("openid", "o1")
-    brand.con.execute(
-        "update identity.int_identity__evidence set identifiers = ? where source_key = ?",
-        [elements({"openid@wx1": "o1", "phone": "13800138002"}), key],
-    )
-    report = brand.run()
-    assert (report.mode, report.new_evidence, report.gone_evidence) == ("incremental", 1, 1)
-    assert brand.id("member_id", "M1") != brand.id("openid", "o1")
-    mapped = brand.mapping()
-    assert rebuild(brand, AS_OF_DAY) == mapped
 
 
 def rebuild(brand: Brand, as_of: object) -> dict[tuple[str, str, str, int], str]:

@@ -29,7 +29,7 @@ INCREMENTAL = (
 )
 BEFORE_IDENTITY = ("stg_sources", "stg_tracking_batches", "stg_tracking_identifiers", "int_identity__evidence")
 AFTER_IDENTITY = ("int_people__identifier_sets", "fct_events")
-CLOCK = "looked_up_at"  # when a row was made, not what it says
+CLOCKS = ("looked_up_at", "made_at")  # when a row was made, not what it says
 
 
 @dataclass
@@ -66,7 +66,7 @@ class World:
         found = {}
         for name in INCREMENTAL:
             model = self.graph.models[name]
-            columns = ", ".join(f'"{column.name}"' for column in model.columns if column.name != CLOCK)
+            columns = ", ".join(f'"{column.name}"' for column in model.columns if column.name not in CLOCKS)
             self.con.execute(f"create or replace temp table whole as {executable_sql(model)}")
             stored, whole = f"select {columns} from {qualified_name(name)}", f"select {columns} from whole"
             found[name] = self.con.execute(
@@ -365,3 +365,31 @@ def test_a_source_that_is_no_longer_configured_loses_its_settings(world: World) 
     world.con.execute("delete from raw._source_settings where source = 'logs'")
     world.run()
     assert world.differences() == {}
+
+
+def test_evidence_made_again_as_it_was_stays_and_says_when_it_was_made(world: World) -> None:
+    def made() -> dict[str, int]:
+        return dict(world.ask("select source_key, made_at from identity.int_identity__evidence"))
+
+    def link(member: str, kind: str) -> None:
+        world.land("canonical__id_links", {
+            "link_id": member, "kind": kind, "linked_at": world.now, "a_type": "member_id", "a_scope": "",
+            "a_value": member, "b_type": "phone", "b_scope": "", "b_value": f"1380000111{member[1]}",
+        })  # fmt: skip
+
+    link("m1", "bind")
+    link("m2", "bind")
+    world.land("canonical__events", event(1, "anonymous_id:a"), event(2, "anonymous_id:b"))
+    world.run()
+    before = made()
+    assert len(before) == 4
+    link("m2", "login")
+    world.land("canonical__events", event(3, "anonymous_id:a"))
+    world.run()
+    after = made()
+    newer = {key for key in after if after[key] != before.get(key)}
+    assert len(newer) == 2, "the link that changed, and the visitor seen once more"
+    assert all(after[key] > max(before.values()) for key in newer)
+    assert world.differences() == {}
+    report = world.con.execute("select report from identity.run_manifest order by run desc limit 1").fetchall()[0][0]
+    assert ('"new_evidence": 2' in report, '"gone_evidence": 2' in report) == (True, True)

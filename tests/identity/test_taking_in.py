@@ -1,0 +1,107 @@
+"""Which evidence is new and which is gone: found by the newest rows, proved by the digests of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import duckdb
+import polars as pl
+import pytest
+
+from cdp.identity.rules import IdentityRules
+from tests.identity.brands import AS_OF, SECRET, Brand, Seen, elements, seen
+from warehouse.identity_frames import handed_over
+from warehouse.identity_store import rebuild_identities
+
+EVIDENCE = "identity.int_identity__evidence"
+
+
+def replaced(brand: Brand, key: str, row: Seen) -> None:
+    """The row of *key* made again with other identifiers, as the model does it."""
+    brand.remove([key])
+    (other,) = brand.add(row)
+    brand.con.execute(f"update {EVIDENCE} set source_key = ? where source_key = ?", [key, other])
+
+
+def rebuilt(brand: Brand) -> dict[tuple[str, str, str, int], str]:
+    report = rebuild_identities(brand.con, IdentityRules(), run_id="rebuild", as_of=AS_OF, secret=SECRET)
+    assert report.changes == 0
+    return brand.mapping()
+
+
+@pytest.fixture(params=[False, True], ids=["newest rows known", "newest rows unknown"])
+def brand(request: pytest.FixtureRequest) -> Brand:
+    brand = Brand(stale=request.param)
+    brand.keyed = brand.add(  # type: ignore[attr-defined]
+        seen(member_id="M1", phone="13800138001"), seen("login", 1, openid_wx1="o1", phone="13800138001"),
+        seen("login", 2, openid_wx1="o2", phone="13800138003"),
+    )  # fmt: skip
+    brand.run()
+    assert brand.id("member_id", "M1") == brand.id("openid", "o1")
+    return brand
+
+
+def test_a_row_made_again_otherwise_takes_the_place_of_the_one_before(brand: Brand) -> None:
+    replaced(brand, brand.keyed[1], seen("login", 1, openid_wx1="o1", phone="13800138002"))  # type: ignore[attr-defined]
+    report = brand.run()
+    assert (report.mode, report.new_evidence, report.gone_evidence) == ("incremental", 1, 1)
+    assert brand.id("member_id", "M1") != brand.id("openid", "o1")
+    assert brand.run().mode == "unchanged"
+    mapped = brand.mapping()
+    assert rebuilt(brand) == mapped
+
+
+def test_a_row_made_again_as_it_was_is_no_news(brand: Brand) -> None:
+    replaced(brand, brand.keyed[1], seen("login", 1, openid_wx1="o1", phone="13800138001"))  # type: ignore[attr-defined]
+    report = brand.run()
+    assert (report.mode, report.new_evidence, report.gone_evidence) == ("unchanged", 0, 0)
+
+
+def test_rows_that_go_while_others_come_and_others_change(brand: Brand) -> None:
+    first, second, third = brand.keyed  # type: ignore[attr-defined]
+    replaced(brand, second, seen("login", 1, openid_wx1="o1", phone="13800138003"))
+    brand.remove([first])
+    report = brand.run(seen("login", 3, openid_wx1="o3", phone="13800138003"))
+    assert (report.new_evidence, report.gone_evidence) == (2, 2)
+    assert brand.id("member_id", "M1") is None
+    assert brand.id("openid", "o1") == brand.id("openid", "o2") == brand.id("openid", "o3")
+    mapped = brand.mapping()
+    assert rebuilt(brand) == mapped
+    assert third in {row[0] for row in brand.con.execute(f"select source_key from {EVIDENCE}").fetchall()}
+
+
+def test_a_row_that_changed_where_it_stands_is_found_by_the_proof(brand: Brand) -> None:
+    brand.con.execute(
+        f"update {EVIDENCE} set identifiers = ? where source_key = ?",
+        [elements({"openid@wx1": "o1", "phone": "13800138002"}), brand.keyed[1]],  # type: ignore[attr-defined]
+    )
+    report = brand.run()
+    assert (report.mode, report.new_evidence, report.gone_evidence) == ("incremental", 1, 1)
+    assert brand.id("member_id", "M1") != brand.id("openid", "o1")
+
+
+def test_a_row_older_than_the_newest_that_was_read_is_found_by_the_proof(brand: Brand) -> None:
+    (late,) = brand.add(seen("login", 2, member_id="M1", openid_wx1="o2"))
+    brand.con.execute(f"update {EVIDENCE} set made_at = 0 where source_key = ?", [late])
+    report = brand.run()
+    assert (report.mode, report.new_evidence) == ("incremental", 1)
+    assert brand.id("member_id", "M1") == brand.id("openid", "o2")
+
+
+def words(*given: str) -> Callable[[slice], pl.DataFrame]:
+    return lambda rows: pl.DataFrame({"word": list(given)[rows]}, schema={"word": pl.String})
+
+
+def test_what_broke_a_statement_is_what_is_told() -> None:
+    con = duckdb.connect()
+    con.execute("begin")
+    with (
+        pytest.raises(duckdb.ConversionException, match="no number"),
+        handed_over(con, "handed", 1, words("no number")),
+    ):
+        con.execute("create table numbers as select word::integer from handed")
+    con.execute("rollback")
+    with handed_over(con, "handed", 1, words("12")):
+        assert con.execute("select word::integer from handed").fetchall() == [(12,)]
+    with pytest.raises(duckdb.CatalogException, match="handed"):
+        con.execute("select * from handed")

@@ -48,15 +48,17 @@ class Loaded:
 def write_types(con: duckdb.DuckDBPyConnection, rules: IdentityRules) -> TypeTable:
     """Publish the registry of types as a table and give its compiled form; `type_code` is the position in it."""
     table = type_table(rules)
-    con.execute("delete from identity.type_registry")
-    con.executemany(
-        "insert into identity.type_registry values (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (name, item.class_, item.priority, rules.strength(name), table.names.index(name), item.limit, item.pii)
-            for name, item in sorted(rules.types.items())
-        ],
-    )
+    wanted = [
+        (name, item.class_, item.priority, rules.strength(name), table.names.index(name), item.limit, item.pii)
+        for name, item in sorted(rules.types.items())
+    ]
+    if con.execute("select * from identity.type_registry order by type").fetchall() != wanted:
+        con.execute("delete from identity.type_registry")
+        con.executemany("insert into identity.type_registry values (?, ?, ?, ?, ?, ?, ?)", wanted)
     return table
+
+
+_OF_ROWS = "row_id, source, kind, event_time, last_time, day, confidence, observations"
 
 
 def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, scoped: bool) -> Loaded:
@@ -64,6 +66,9 @@ def load(con: duckdb.DuckDBPyConnection, table: TypeTable, *, scoped: bool) -> L
     if scoped:
         con.execute("""create or replace temp table scope_rows as
             select distinct row_id from identity.evidence_node where node_id in (select node_id from scope)""")
+        for name, wanted in (("evidence", _OF_ROWS), ("evidence_node", "row_id, node_id")):  # each looked through once
+            con.execute(f"""create or replace temp table scope_{name} as
+                select {wanted} from identity.{name} where row_id in (select row_id from scope_rows)""")
     nodes, place, mine = _nodes(con, scoped=scoped)
     rows = _rows(con, table, place, scoped=scoped)
     return Loaded(nodes, rows, _assertions(con, place), place, mine)
@@ -77,7 +82,7 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Smal
             select node_id, bool_or(mine) as mine, bool_or(quiet) as quiet from (
                 select node_id, true as mine, quiet from scope
                 union all
-                select node_id, false, false from identity.evidence_node where row_id in (select row_id from scope_rows)
+                select node_id, false, false from scope_evidence_node
             ) group by node_id""")
         con.execute(f"""create or replace temp table taking_part as
             select node.*, part.mine,
@@ -118,18 +123,19 @@ def _nodes(con: duckdb.DuckDBPyConnection, *, scoped: bool) -> tuple[Nodes, Smal
 
 def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Small, *, scoped: bool) -> Rows:
     """Evidence in the order of its numbers, part by part: all of it at once would be there twice."""
-    con.execute("""create or replace temp table source_code as
+    stored = "scope_evidence" if scoped else "identity.evidence"
+    con.execute(f"""create or replace temp table source_code as
         select source, (row_number() over (order by source nulls first) - 1)::integer as code
-        from (select distinct source from identity.evidence)""")
-    only = "row_id in (select row_id from scope_rows)" if scoped else "true"
-    count = int(con.execute(f"select count(*) from identity.evidence where {only}").fetchall()[0][0])
+        from (select distinct source from {stored})""")
+    count, low, high = con.execute(f"select count(*), min(row_id), max(row_id) from {stored}").fetchall()[0]
     kind, tier = np.empty(count, dtype=np.int8), np.empty(count, dtype=np.int8)
     first, last = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     day, source, seen = (np.empty(count, dtype=np.int32) for _ in range(3))
     confidence = np.empty(count, dtype=np.float32)
     start, nodes, done = np.zeros(count + 1, dtype=np.int64), [np.empty(0, dtype=np.int32)], 0
-    for begin, end in _parts(con, only, count):
-        found, part_start, part_nodes = _part(con, place, f"{only} and row_id between {begin} and {end}")
+    step = max(1, ROWS_AT_ONCE * (high - low + 1) // count) if count else 1
+    for begin in range(low, high + 1, step) if count else ():
+        found, part_start, part_nodes = _part(con, place, stored, f"row_id between {begin} and {begin + step - 1}")
         here = slice(done, done + len(found["first"]))
         kind[here], tier[here] = found["kind"], _tiers(con, table, found["kind"], found["code"])
         first[here], last[here], day[here] = found["first"], found["last"], found["day"]
@@ -143,26 +149,19 @@ def _rows(con: duckdb.DuckDBPyConnection, table: TypeTable, place: Small, *, sco
     )  # fmt: skip
 
 
-def _parts(con: duckdb.DuckDBPyConnection, only: str, count: int) -> list[tuple[int, int]]:
-    """Ranges of row numbers with at most about `ROWS_AT_ONCE` rows of evidence each."""
-    low, high = con.execute(f"select min(row_id), max(row_id) from identity.evidence where {only}").fetchall()[0]
-    if not count:
-        return []
-    step = max(1, int(ROWS_AT_ONCE * (high - low + 1) / count))
-    return [(begin, begin + step - 1) for begin in range(low, high + 1, step)]
-
-
-def _part(con: duckdb.DuckDBPyConnection, place: Small, only: str) -> tuple[dict[str, np.ndarray], Ints, Small]:
-    """Columns of some evidence, and its identifiers as places by row."""
+def _part(
+    con: duckdb.DuckDBPyConnection, place: Small, stored: str, only: str
+) -> tuple[dict[str, np.ndarray], Ints, Small]:
+    """Columns of some evidence of table *stored*, and its identifiers as places by row."""
     kinds = " ".join(f"when '{kind}' then {code}" for code, kind in enumerate(KINDS))
     found = columns(con, f"""
         select row_id, (case kind {kinds} end)::tinyint as kind, epoch_us(event_time) as first,
             epoch_us(last_time) as last, (day - date '1970-01-01')::integer as day, confidence,
             least(observations, 2147483647)::integer as observations, code
-        from identity.evidence as evidence
+        from {stored} as evidence
         inner join source_code on evidence.source is not distinct from source_code.source
         where {only} order by row_id""")  # fmt: skip
-    links = columns(con, f"select row_id, node_id from identity.evidence_node where {only}")
+    links = columns(con, f"select row_id, node_id from {stored}_node where {only}")
     row = np.searchsorted(found["row_id"], links["row_id"])
     return found, *_by_row(row, place[links["node_id"]], len(found["row_id"]))
 

@@ -47,6 +47,7 @@ class Persons:
     cluster: Small
     old: Ints
     new: Ints
+    home: Ints  # number of the first id it ever had
     gone: Ints
     gone_old: Ints
     number: Ints  # per cluster
@@ -102,6 +103,7 @@ def give_ids(
         cluster=cluster,
         old=current[node_id],
         new=new,
+        home=homes[node_id],
         gone=gone,
         gone_old=current[gone],
         number=number,
@@ -173,10 +175,11 @@ def _mint(
         con.execute(f"""create or replace temp table tried as
             select minting.number, minting.node_id, 'p' || substr({mac}, 1, 23) as one_id, minting.generation
             from minting inner join identity.node as node on minting.node_id = node.node_id""")
-        used = "join identity.one_id_registry using (one_id)"
-        con.execute(f"insert into minted select number, one_id, generation from tried anti {used}")
-        con.execute(f"""create or replace temp table minting as
-            select number, node_id, tried.generation + 1 as generation from tried semi {used}""")
+        con.execute("""create or replace temp table used as
+            select one_id from identity.one_id_registry where one_id in (select one_id from tried)""")
+        con.execute("insert into minted select number, one_id, generation from tried anti join used using (one_id)")
+        con.execute("""create or replace temp table minting as
+            select number, node_id, generation + 1 as generation from tried semi join used using (one_id)""")
     twice = con.execute("select count(*) - count(distinct one_id) from minted").fetchall()[0][0]
     if twice:
         raise CheckFailedError(f"{twice} new one_ids are equal", hint="report it with the run id; nothing was stored")
@@ -377,9 +380,9 @@ def _map(con: duckdb.DuckDBPyConnection, persons: Persons, *, run: int, as_of: d
             from changed inner join identity.one_id_registry as registry on changed.number = registry.number""",
             [run, as_of],
         )
+    where = np.flatnonzero(changed & (persons.home < 0))
     with handed_over(con, "changed", len(where), part):
-        con.execute("""insert into identity.node_home
-            select node_id, number from changed anti join identity.node_home using (node_id)""")
+        con.execute("insert into identity.node_home select node_id, number from changed")
 
 
 def _persons(con: duckdb.DuckDBPyConnection, persons: Persons, outcome: Resolution, *, scoped: bool) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import duckdb
 
@@ -54,14 +54,14 @@ def _touch_by_clock(
 ) -> None:
     """Time alone changes results: identifiers whose life or window ended between the last run and this one."""
     for name, item in rules.types.items():
-        for days in {item.ttl_days, item.limit_window_days} - {None}:
+        for days in {days for days in (item.ttl_days, item.limit_window_days) if days}:
+            since, until = (moment - timedelta(days) for moment in sorted((previous, as_of)))
             con.execute(
-                f"""insert into losing
+                """insert into losing
                 select state.node_id from identity.raw_component as state
                 inner join identity.node as node on state.node_id = node.node_id
-                where node.type = ? and (state.last_seen < ?::timestamptz - interval {days} day)
-                    <> (state.last_seen < ?::timestamptz - interval {days} day)""",
-                [name, as_of, previous],
+                where node.type = ? and state.last_seen >= ? and state.last_seen < ?""",
+                [name, since, until],
             )
 
 

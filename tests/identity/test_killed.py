@@ -35,6 +35,16 @@ def prepare(path: Path) -> None:
         fill(con, 0, 4_000)
 
 
+def change(path: Path) -> None:
+    """Evidence that comes, evidence that goes, evidence made again otherwise."""
+    with duckdb.connect(str(path)) as con:
+        con.execute("set TimeZone = 'UTC'")
+        fill(con, 4_000, 4_200)
+        con.execute("delete from identity.int_identity__evidence where source_key in ('m7', 'u8', 'e9')")
+        con.execute("""update identity.int_identity__evidence set evidence_id = evidence_id + 1, made_at = made_at + 1,
+            last_time = last_time + interval 1 hour where source_key like 't1%'""")
+
+
 def run(path: Path, kill_after: float | None) -> str:
     process = subprocess.Popen([sys.executable, "-c", RUN, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -57,4 +67,10 @@ def test_killed_runs_leave_no_trace(tmp_path: Path) -> None:
     rng = random.Random(4)
     for _ in range(6):
         run(broken, rng.uniform(0, 1.2))
+    assert run(broken, None) == expected
+    for path in (clean, broken):
+        change(path)
+    expected = run(clean, None)
+    for _ in range(6):
+        run(broken, rng.uniform(0, 0.4))
     assert run(broken, None) == expected

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import duckdb
 import polars as pl
 import pytest
 
+from cdp.identity.memory import Item, micros, resolve_items
 from cdp.identity.rules import IdentityRules
 from tests.identity.brands import AS_OF, SECRET, Brand, Seen, elements, seen
+from tests.identity.random_evidence import POOL, RULES, as_seen, blocked, rows
 from warehouse.identity_frames import handed_over
 from warehouse.identity_store import rebuild_identities
 
@@ -86,6 +89,37 @@ def test_a_row_older_than_the_newest_that_was_read_is_found_by_the_proof(brand: 
     report = brand.run()
     assert (report.mode, report.new_evidence) == ("incremental", 1)
     assert brand.id("member_id", "M1") == brand.id("openid", "o2")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_stored_is_what_the_model_has_whatever_happened_to_its_rows(seed: int) -> None:
+    rng = random.Random(seed)
+    brand = Brand(RULES)
+    kept: dict[str, Item] = {}
+    for step in range(8):
+        for item in rows(rng, rng.randrange(4)):
+            kept[brand.add(as_seen(item))[0]] = item
+        for key in rng.sample(sorted(kept), min(len(kept), rng.randrange(4))):
+            what = rng.choice(("goes", "is made again as it was", "is made again", "changes where it stands"))
+            if what == "goes":
+                brand.remove([key])
+                del kept[key]
+                continue
+            if what != "is made again as it was":
+                kept[key] = rows(rng, 1)[0]
+            if what == "changes where it stands":
+                made_at = brand.con.execute(f"select made_at from {EVIDENCE} where source_key = ?", [key]).fetchall()[0]
+            replaced(brand, key, as_seen(kept[key]))
+            if what == "changes where it stands":
+                brand.con.execute(f"update {EVIDENCE} set made_at = ? where source_key = ?", [*made_at, key])
+        brand.run()
+        stored, given = (
+            brand.con.execute(f"select evidence_id, source_key from {table} order by all").fetchall()
+            for table in ("identity.evidence", EVIDENCE)
+        )
+        assert stored == given, f"seed {seed}, step {step}"
+    expected = resolve_items(list(kept.values()), RULES, as_of=micros(AS_OF), barred=filter(blocked, POOL))
+    assert brand.partition() == expected.partition()
 
 
 def words(*given: str) -> Callable[[slice], pl.DataFrame]:

@@ -6,7 +6,7 @@ It is derived from the history, and made again from it when the declared groups 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import duckdb
 
@@ -26,21 +26,24 @@ def is_listed(group: Group) -> bool:
     return isinstance(group, RuleGroup) and (not group.exclusive or group.resolve == "none")
 
 
-def make_fresh(con: duckdb.DuckDBPyConnection, tags: TagsConfig, queries: dict[str, str]) -> None:
-    """Temp table `tag_fresh`: what every person of `tag_wide` should hold, with the columns of `tag_living`.
+def make_fresh(
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, queries: Mapping[str, str], *, made: Collection[str] = ()
+) -> None:
+    """Temp view `tag_fresh`: what the people of `tag_wide` should hold, with the columns of `tag_living`.
 
     *queries*: group id -> query (one_id, value, rank) of the groups that are not a column of `tag_wide`; each is run
-    once, into a temp table of its own.
+    once, into a temp table of its own. *made*: groups whose table an earlier call has made.
     """
     columns, joins = [], []
     for group in tags.tag_groups:
         if group.id in queries:
-            table = f"temp.tag_rows_{group.id}"
             con.execute(
                 f"create or replace temp table tag_rows_{group.id} as"
                 f" select one_id, string_agg(value, {_SEPARATOR} order by rank) as held from ({queries[group.id]})"
                 " group by one_id"
             )
+        if group.id in queries or group.id in made:
+            table = f"temp.tag_rows_{group.id}"
             joins.append(f" left join {table} as rows_{group.id} on rows_{group.id}.one_id = wide.one_id")
             columns.append(f"rows_{group.id}.held as {living_column(group)}")
         elif is_listed(group):
@@ -48,14 +51,14 @@ def make_fresh(con: duckdb.DuckDBPyConnection, tags: TagsConfig, queries: dict[s
         else:
             columns.append(f"wide.g_{group.id} as {living_column(group)}")
     con.execute(
-        "create or replace temp table tag_fresh as"
+        "create or replace temp view tag_fresh as"
         f" select wide.one_id{''.join(', ' + column for column in columns)} from temp.tag_wide as wide{''.join(joins)}"
     )
 
 
 def drop_fresh(con: duckdb.DuckDBPyConnection) -> None:
-    """Drop the tables of `make_fresh`."""
-    con.execute("drop table if exists temp.tag_fresh")
+    """Drop what `make_fresh` made."""
+    con.execute("drop view if exists temp.tag_fresh")
     names = con.execute(
         "select table_name from duckdb_tables() where temporary and table_name like 'tag@_rows@_%' escape '@'"
     )
@@ -63,49 +66,161 @@ def drop_fresh(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"drop table temp.{name}")
 
 
-def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
-    """Temp tables `tag_changed` (people whose fresh and living values differ in any group, or who are gone) and
-    `tag_open_all` (their living rows of the history)."""
-    _fit_columns(con, tags)
-    names = [living_column(group) for group in tags.tag_groups]
-    pairs = "".join(f", fresh.{name} as new_{name}, living.{name} as old_{name}" for name in names)
+def compare_elsewhere(con: duckdb.DuckDBPyConnection, tags: TagsConfig, fresh: TagsConfig) -> None:
+    """Temp table `tag_changed` of the people outside `temp.tag_scope` who differ from what they hold in a group of
+    *fresh*, for which `tag_fresh` has everyone. In the other groups they hold what they held."""
+    computed = {group.id for group in fresh.tag_groups}
+    names = [living_column(group) for group in tags.tag_groups if group.id in computed]
+    pairs = "".join(
+        f", {'fresh' if group.id in computed else 'living'}.{living_column(group)} as new_{living_column(group)}"
+        f", living.{living_column(group)} as old_{living_column(group)}"
+        for group in tags.tag_groups
+    )
     differs = " or ".join(f"fresh.{name} is distinct from living.{name}" for name in names) or "false"
+    # Who differs first: of few people then, what they hold in the other groups is looked up.
+    con.execute(
+        f"""
+        create or replace temp table tag_elsewhere as
+        select fresh.*
+        from temp.tag_fresh as fresh
+        left join (select one_id{"".join(", " + name for name in names)} from activation.tag_living) as living
+            on living.one_id = fresh.one_id
+        where {differs}
+        """
+    )
     con.execute(
         f"""
         create or replace temp table tag_changed as
-        select coalesce(fresh.one_id, living.one_id) as one_id, fresh.one_id is null as is_gone{pairs}
+        select living.person, fresh.one_id, false as is_gone{pairs}
+        from temp.tag_elsewhere as fresh
+        anti join temp.tag_scope as scope on scope.one_id = fresh.one_id
+        left join activation.tag_living as living on living.one_id = fresh.one_id
+        """
+    )
+    con.execute("drop table temp.tag_elsewhere")
+
+
+def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, scoped: bool) -> None:
+    """Temp tables `tag_changed` (people whose fresh and living values differ in any group, or who are gone) and
+    `tag_open_all` (the living rows of the history of groups that differ).
+
+    *scoped*: only people of `temp.tag_scope` are compared, and join those that `compare_elsewhere` found.
+    """
+    fit_columns(con, tags)
+    names = [living_column(group) for group in tags.tag_groups]
+    pairs = "".join(f", fresh.{name} as new_{name}, living.{name} as old_{name}" for name in names)
+    differs = " or ".join(f"fresh.{name} is distinct from living.{name}" for name in names) or "false"
+    living = "activation.tag_living"
+    if scoped:
+        living = f"(select * from {living} where one_id in (select one_id from temp.tag_scope))"
+    con.execute(
+        f"""
+        {"insert into temp.tag_changed" if scoped else "create or replace temp table tag_changed as"}
+        select living.person, coalesce(fresh.one_id, living.one_id) as one_id, fresh.one_id is null as is_gone{pairs}
         from temp.tag_fresh as fresh
-        full outer join activation.tag_living as living on living.one_id = fresh.one_id
+        full outer join {living} as living on living.one_id = fresh.one_id
         where {differs}
+        """
+    )
+    _number_newcomers(con)
+    differing = " union all ".join(
+        f"select person, {quoted(group.id)} as tag_group from temp.tag_changed where {_differs(group)}"
+        for group in tags.tag_groups
+    )
+    con.execute(
+        f"create or replace temp table tag_differing as {differing or 'select 0::bigint as person, null as tag_group'}"
+    )
+    # By number first: of the whole history only the rows of these people are looked at further.
+    con.execute(
+        """
+        create or replace temp table tag_open_rows as
+        select row_id from (
+            select row_id, person, tag_group from activation.tag_history
+            where valid_to is null and person in (select person from temp.tag_changed)
+        )
+        where (person, tag_group) in (select (person, tag_group) from temp.tag_differing)
         """
     )
     con.execute(
         """
         create or replace temp table tag_open_all as
-        select one_id, tag_group, value, rank, valid_from, kept_since from activation.tag_history
-        where valid_to is null and one_id in (select one_id from temp.tag_changed)
+        select row_id, one_id, tag_group, value, rank, valid_from, kept_since from activation.tag_history
+        where row_id in (select row_id from temp.tag_open_rows)
         """
     )
+    con.execute("set variable tag_rows = (select coalesce(max(row_id), 0) from activation.tag_history)")
+
+
+def _differs(group: Group) -> str:
+    name = living_column(group)
+    return f"new_{name} is distinct from old_{name}"
+
+
+def _number_newcomers(con: duckdb.DuckDBPyConnection) -> None:
+    """Give people who never had a tag a number: looking for numbers in the history costs a fifth of looking for ids."""
+    con.execute(
+        """
+        create or replace temp table tag_newcomers as
+        select one_id, top + row_number() over (order by one_id) as person
+        from temp.tag_changed
+        cross join (
+            select greatest((select coalesce(max(person), 0) from activation.tag_living),
+                (select coalesce(max(person), 0) from activation.tag_history)) as top
+        )
+        where person is null
+        """
+    )
+    con.execute(
+        "update temp.tag_changed as changed set person = newcomers.person from temp.tag_newcomers as newcomers"
+        " where newcomers.one_id = changed.one_id"
+    )
+    con.execute("drop table temp.tag_newcomers")
+
+
+def count_tagged(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> dict[str, tuple[int, int]]:
+    """Group id -> people with a value after this run, and before it."""
+    names = [living_column(group) for group in tags.tag_groups]
+    counts = ", ".join(f"count({name})" for name in names)
+    moved = ", ".join(f"count(new_{name}) - count(old_{name})" for name in names)
+    if not names:
+        return {}
+    before = con.execute(f"select {counts} from activation.tag_living").fetchall()[0]
+    change = con.execute(f"select {moved} from temp.tag_changed").fetchall()[0]
+    return {group.id: (had + more, had) for group, had, more in zip(tags.tag_groups, before, change, strict=True)}
 
 
 def changed_values_sql(group: Group) -> str:
-    """A query (one_id, value, rank) of what the people of `tag_changed` should hold of *group*."""
+    """A query (one_id, value, rank) of what the people who differ in *group* should hold of it."""
     held = f"new_{living_column(group)}"
     return (
         f"select one_id, unnest(string_split({held}, {_SEPARATOR})) as value,"
         f" cast(generate_subscripts(string_split({held}, {_SEPARATOR}), 1) as int) as rank"
-        f" from temp.tag_changed where {held} is not null"
+        f" from temp.tag_changed where {held} is not null and {_differs(group)}"
     )
 
 
-def holders_sql(group: Group, table: str = "temp.tag_fresh") -> str:
-    """A query (value, holders) of *table*."""
+def held_before_sql(group: Group) -> str:
+    """A query (value, holders) of what people held before this run."""
+    return _holders([f"select {living_column(group)} as held, 1 as people from activation.tag_living"])
+
+
+def holders_sql(group: Group) -> str:
+    """A query (value, holders) of what people hold after this run."""
     column = living_column(group)
+    return _holders(
+        [
+            f"select {column} as held, 1 as people from activation.tag_living",
+            f"select new_{column} as held, 1 as people from temp.tag_changed",
+            f"select old_{column} as held, -1 as people from temp.tag_changed",
+        ],
+    )
+
+
+def _holders(parts: Sequence[str]) -> str:
+    counted = f"select held, sum(people) as people from ({' union all '.join(parts)}) where held is not null group by 1"
     return (
-        f"select value, sum(people) as holders from ("
-        f"select unnest(string_split({column}, {_SEPARATOR})) as value, people from"
-        f" (select {column}, count(*) as people from {table} where {column} is not null group by {column})"
-        ") group by value"
+        f"select value, sum(people) as holders from (select unnest(string_split(held, {_SEPARATOR})) as value, people"
+        f" from ({counted})) group by value having sum(people) > 0"
     )
 
 
@@ -126,14 +241,15 @@ def keep_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, kept: Colle
     con.execute("delete from activation.tag_living where one_id in (select one_id from temp.tag_changed)")
     con.execute(
         "insert into activation.tag_living by name"
-        f" select changed.one_id{''.join(', ' + column for column in columns)} from temp.tag_changed as changed"
+        f" select changed.person, changed.one_id{''.join(', ' + column for column in columns)}"
+        f" from temp.tag_changed as changed"
         f"{''.join(joins)} where not changed.is_gone"
     )
 
 
-def _fit_columns(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
+def fit_columns(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
     """Make `tag_living` again from the history when its columns are not those of the declared groups."""
-    wanted = ["one_id", *(living_column(group) for group in tags.tag_groups)]
+    wanted = ["person", "one_id", *(living_column(group) for group in tags.tag_groups)]
     found = con.execute(
         "select column_name from duckdb_columns() where schema_name = 'activation' and table_name = 'tag_living'"
         " order by column_index"
@@ -146,8 +262,8 @@ def _fit_columns(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
         for group in tags.tag_groups
     )
     con.execute(
-        f"create or replace table activation.tag_living as select one_id{columns} from activation.tag_history"
-        " where valid_to is null group by one_id"
+        f"create or replace table activation.tag_living as select any_value(person) as person, one_id{columns}"
+        " from activation.tag_history where valid_to is null group by one_id"
     )
 
 

@@ -178,20 +178,30 @@ class Restatement:
 
 
 def replay_tags(
-    con: duckdb.DuckDBPyConnection, tags: TagsConfig, model_sql: str, *, as_of: datetime, timezone: str
+    con: duckdb.DuckDBPyConnection,
+    tags: TagsConfig,
+    *,
+    facts_sql: str,
+    features_sql: str,
+    as_of: datetime,
+    timezone: str,
 ) -> tuple[list[Restatement], tuple[str, ...]]:
     """Compute the tags of an earlier day again from today's data and compare them with the history.
 
-    *model_sql*: the text of the model `fct_person_features`. Returns the differences, which late events made, in a
-        fixed
-    order (none on unchanged data), and the groups left out because they read a model that is not kept per day.
+    *facts_sql*, *features_sql*: texts of the models `fct_person_facts` and `fct_person_features`. Returns the
+    differences, which late events made, in a fixed order (none on unchanged data), and the groups left out because they
+    read a model that is not kept per day.
     Writes nothing but temp tables.
     """
     cut = business_cut(con, as_of, timezone)
     now = con.execute("select getvariable('as_of')").fetchall()[0][0]
     con.execute("set variable as_of = ?::timestamptz", [as_of])
-    qualified = re.sub(r"(?<![.\w])marts[.]", f"{MARTS}.", model_sql)
-    con.execute(f"create or replace temp table replay_features as {qualified}")
+    con.execute("create or replace temp table touched_people (one_id text)")  # none: facts are made of everyone
+    con.execute("reset variable cursor")
+    marts = re.compile(r"(?<![.\w])marts[.]")
+    con.execute(f"create or replace temp table replay_facts as {marts.sub(f'{MARTS}.', facts_sql)}")
+    features_sql = features_sql.replace("marts.fct_person_facts", "temp.replay_facts")
+    con.execute(f"create or replace temp table replay_features as {marts.sub(f'{MARTS}.', features_sql)}")
     con.execute("set variable as_of = ?::timestamptz", [now])
     reads = compiled.lineage(tags)
     skipped = tuple(name for name, columns in reads.items() if any(c.split(".")[-1] in _OF_MODELS for c in columns))

@@ -27,7 +27,8 @@ def publish_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> dict[str, 
             counts[table.name] = put_table(con, table)
         current = _current_view()
         put_view(con, current)
-        counts[current.name] = con.execute(f"select count(*) from {MARTS}.{current.name}").fetchall()[0][0]
+        open_rows = f"select count(*) from {_HISTORY} where valid_to is null"
+        counts[current.name] = con.execute(open_rows).fetchall()[0][0]
     return counts
 
 
@@ -42,13 +43,7 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
         f"create or replace temp table tag_copied as select {listed} from ({table.select})"
         f" where opened_run > {since} or closed_run > {since}"
     )
-    con.execute(
-        f"""
-        delete from {_HISTORY} as copy using temp.tag_copied as fresh
-        where copy.closed_run is null and copy.opened_run = fresh.opened_run and copy.tag_group = fresh.tag_group
-            and copy.recorded_one_id = fresh.recorded_one_id and copy.value = fresh.value and copy.rank = fresh.rank
-        """
-    )
+    con.execute(f"delete from {_HISTORY} where row_id in (select row_id from temp.tag_copied)")
     con.execute(f"insert into {_HISTORY} ({listed}) select {listed} from temp.tag_copied")
     con.execute("drop table temp.tag_copied")
     if _has_alias(con):
@@ -171,17 +166,18 @@ def _history_table(con: duckdb.DuckDBPyConnection) -> Table:
     return Table(
         "fct_tag_history",
         f"""
-        select {current} as one_id, history.one_id as recorded_one_id, history.tag_group, history.value, history.rank,
-            history.valid_from, history.valid_to, opened.as_of, history.opened_cause, history.closed_cause,
-            history.opened_run, history.closed_run, history.tag_version
+        select history.row_id, {current} as one_id, history.one_id as recorded_one_id, history.tag_group,
+            history.value, history.rank, history.valid_from, history.valid_to, opened.as_of, history.opened_cause,
+            history.closed_cause, history.opened_run, history.closed_run, history.tag_version
         from activation.tag_history as history
         inner join activation.tag_runs as opened on opened.run = history.opened_run
         {alias}
-        order by history.tag_group, 1, history.valid_from, history.rank, history.value, history.opened_run
+        order by history.tag_group, 2, history.valid_from, history.rank, history.value, history.opened_run
         """,
         "标签历史：一人持有一个标签的每段时间一行 | "
         "One row per period in which a person held a tag (SCD2); valid_to is null while it lasts.",
         {
+            "row_id": "number of the row, the same in every version",
             "one_id": "the person, as known now: the history of merged people follows them",
             "recorded_one_id": "the person as known when the row was written",
             "tag_group": "id of the group",

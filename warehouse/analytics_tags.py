@@ -1,15 +1,16 @@
 """Building tags: one pass over features, history by difference, and marts that readers and sync use.
 
 History lives in the internal warehouse (`activation.tag_history`) and survives rebuilding the marts; the marts get
-copies in a second transaction, so that a stop between the two is mended by running again. What the groups give now is
-compared with what people hold (`activation.tag_living`) in one join; only people who differ are looked at further.
+copies in a second transaction, so that a stop between the two is mended by running again. Groups are computed for the
+people of whom something can differ (`warehouse.analytics_tag_scope`) and compared with what those hold
+(`activation.tag_living`) in one join; only people who differ are looked at further.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,22 +24,32 @@ from cdp.tags.config import Group, ManualGroup, ModelGroup, RuleGroup, TagsConfi
 from warehouse.analytics_common import MARTS, business_cut, quoted, transaction
 from warehouse.analytics_tag_living import (
     changed_values_sql,
+    compare_elsewhere,
     compare_with_living,
+    count_tagged,
     drop_fresh,
+    held_before_sql,
     holders_sql,
     is_listed,
     keep_living,
     living_column,
     make_fresh,
 )
+from warehouse.analytics_tag_scope import (
+    TagScope,
+    drop_scope,
+    plan_scope,
+    remember_scope,
+    slice_marts,
+)
 from warehouse.analytics_tag_tables import publish_tags
 
 _DDL = """
 create schema if not exists activation;
 create table if not exists activation.tag_history (
-    one_id text not null, tag_group text not null, value text not null, rank int not null,
-    valid_from timestamptz not null, valid_to timestamptz, opened_run bigint not null, closed_run bigint,
-    opened_cause text not null, closed_cause text, kept_since timestamptz, tag_version text not null
+    row_id bigint not null, person bigint not null, one_id text not null, tag_group text not null, value text not null,
+    rank int not null, valid_from timestamptz not null, valid_to timestamptz, opened_run bigint not null,
+    closed_run bigint, opened_cause text not null, closed_cause text, kept_since timestamptz, tag_version text not null
 );
 create table if not exists activation.tag_runs (
     run bigint primary key, as_of timestamptz not null, definition text not null
@@ -52,7 +63,8 @@ create table if not exists activation.tag_health (
     run bigint not null, tag_group text not null, metric text not null, value double not null, low double, high double,
     severity text not null, passed boolean not null, primary key (run, tag_group, metric)
 );
-create table if not exists activation.tag_living (one_id text);
+create table if not exists activation.tag_living (person bigint, one_id text);
+create table if not exists activation.tag_seen (facts_run bigint, cut timestamptz, consent text);
 create table if not exists activation.tag_manual (
     one_id text not null, tag_group text not null, value text not null, set_by text not null,
     set_at timestamptz not null, expires_at timestamptz, primary key (one_id, tag_group, value)
@@ -110,17 +122,25 @@ def build_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, as_of: datet
     """
     con.execute(_DDL)
     cut = business_cut(con, as_of, timezone)
-    thresholds = prepare(con, tags, cut=cut.at)
+    check_tags(con, tags)
+    scope = plan_scope(con, tags, cut.at)
     newest = con.execute("select max(as_of) from activation.tag_runs").fetchall()[0][0]
     if newest is not None and newest > cut.at:
         raise ConfigError(
             f"tag history already holds {newest.isoformat()}, later than this run's {cut.at.isoformat()}",
             hint="history only grows forwards; compare an earlier day with `warehouse.analytics.replay_tags`",
         )
+    if scope.groups is None:
+        thresholds = prepare(con, tags, cut=cut.at)
+        make_fresh(con, tags, {group.id: new_values_sql(group) for group in tags.tag_groups if _has_rows(group)})
+    else:
+        thresholds = _narrow(con, tags, scope, cut.at)
+    people = con.execute("select count(*) from temp.tag_all").fetchall()[0][0]
     with transaction(con):
-        run, reports, added = _apply(con, tags, cut.at, thresholds)
+        compare_with_living(con, tags, scoped=scope.groups is not None)
+        run, reports, added = _apply(con, tags, cut.at, thresholds, people)
+        remember_scope(con, tags, scope)
     counts = publish_tags(con, tags)
-    people = con.execute("select count(*) from temp.tag_wide").fetchall()[0][0]
     _clean(con)
     return TagReport(run, cut.at, people, tuple(reports), added, counts)
 
@@ -158,28 +178,92 @@ def prepare(
     """
     check_tags(con, tags, marts=marts)
     con.execute("set variable tag_cut = ?::timestamptz", [cut])
-    thresholds: dict[str, list[float]] = {}
     source = features or f"{marts}.fct_person_features"
-    wanted = compiled.quantiles_of(tags)
-    for item in wanted:
-        if item.kind == "score":
-            thresholds[item.name] = _lookup(con, item, source)
-    cuts = {name: thresholds.get(name, list(score.thresholds)) for name, score in tags.scores.items()}
-    scores = ", ".join(f"{compiled.score_sql(score, cuts[name])} as {name}" for name, score in tags.scores.items())
-    con.execute(f"create or replace temp view tag_base as select *{', ' + scores if scores else ''} from {source}")
-    for item in wanted:
-        if item.kind != "score":
-            thresholds[item.name] = _lookup(con, item, "temp.tag_base")
-    columns = [(group, compiled.column_sql(group, thresholds)) for group in tags.tag_groups]
+    cuts = _make_base(con, tags, tags, "tag_all", f"select {_listed(compiled.features_read(tags))} from {source}")
+    con.execute("create or replace temp view tag_base as select * from temp.tag_all")
+    _make_wide(con, tags, cuts, "table")
+    _prove_exclusive(con, tags)
+    return cuts
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(["one_id", *sorted(set(columns) - {"one_id"})])
+
+
+def _make_base(
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, wanted: TagsConfig, name: str, query: str
+) -> dict[str, list[float]]:
+    """Temp view *name*: *query*, kept in a table, and the scores over it. Returns the thresholds of *wanted*."""
+    con.execute(f"create or replace temp table {name}_read as {query}")
+    quantiles = compiled.quantiles_of(wanted)
+    cuts = {item.name: _lookup(con, item, f"temp.{name}_read") for item in quantiles if item.kind == "score"}
+    _score_view(con, tags, cuts, name, wanted.scores)
+    return cuts | {item.name: _lookup(con, item, f"temp.{name}") for item in quantiles if item.kind != "score"}
+
+
+def _score_view(
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, cuts: dict[str, list[float]], name: str, scores: Iterable[str]
+) -> None:
+    columns = "".join(
+        f", {compiled.score_sql(tags.scores[score], cuts.get(score, list(tags.scores[score].thresholds)))} as {score}"
+        for score in scores
+    )
+    con.execute(f"create or replace temp view {name} as select *{columns} from temp.{name}_read")
+
+
+def _make_wide(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cuts: dict[str, list[float]], kind: str) -> None:
+    """`tag_wide` over `tag_base`, for the groups of *tags*. *kind*: table or view."""
+    columns = [(group, compiled.column_sql(group, cuts)) for group in tags.tag_groups]
     selected = "".join(f", {_agreed(tags, group, sql)} as g_{group.id}" for group, sql in columns if sql)
     purposes = sorted({group.consent_purpose for group in tags.tag_groups if group.consent_purpose})
     selected += "".join(
         f", coalesce({tags.purposes[name]}, false) as {compiled.consent_column(name)}" for name in purposes
     )
-    kept = "".join(f", {name}" for name in tags.scores)
-    con.execute(f"create or replace temp table tag_wide as select one_id{kept}{selected} from temp.tag_base")
+    for other in ("table", "view"):
+        if other != kind and _is_there(con, "tag_wide", other):
+            con.execute(f"drop {other} temp.tag_wide")
+    con.execute(f"create or replace temp {kind} tag_wide as select one_id{selected} from temp.tag_base")
+
+
+def _is_there(con: duckdb.DuckDBPyConnection, name: str, kind: str) -> bool:
+    found = con.execute(f"select 1 from duckdb_{kind}s() where temporary and {kind}_name = ?", [name])
+    return bool(found.fetchall())
+
+
+def _has_rows(group: Group) -> bool:
+    """Whether the group's values come as rows rather than as a column of `tag_wide`."""
+    return bool(group.overrides) or compiled.reads_rows(group)
+
+
+def _narrow(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope, cut: datetime) -> dict[str, list[float]]:
+    """`tag_wide` and `tag_fresh` for the people in scope, `tag_changed` for the others, for whom only the groups are
+    computed that may change for anyone. Returns the thresholds."""
+    con.execute("set variable tag_cut = ?::timestamptz", [cut])
+    anyone = tags.model_copy(update={"tag_groups": tuple(g for g in tags.tag_groups if g.id in (scope.groups or ()))})
+    used = {name for group in anyone.tag_groups for name in compiled.columns_read(group)}
+    anyone = anyone.model_copy(update={"scores": {name: tags.scores[name] for name in tags.scores if name in used}})
+    source = f"{MARTS}.fct_person_features"
+    read = _listed(compiled.features_read(anyone))
+    cuts = _make_base(con, tags, anyone, "tag_all", f"select {read} from {source}")
+    con.execute("create or replace temp view tag_base as select * from temp.tag_all")
+    _make_wide(con, anyone, cuts, "view")
+    rows = {group.id: new_values_sql(group) for group in anyone.tag_groups if _has_rows(group)}
+    make_fresh(con, anyone, rows)
+    compare_elsewhere(con, tags, anyone)
+    read = _listed(compiled.features_read(tags))
+    con.execute(
+        f"create or replace temp table tag_near_read as select {read} from {source}"
+        " where one_id in (select one_id from temp.tag_scope)"
+    )
+    known = [name for name, score in tags.scores.items() if name in cuts or score.thresholds]
+    _score_view(con, tags, cuts, "tag_near", known)
+    con.execute("create or replace temp view tag_base as select * from temp.tag_near")
+    _make_wide(con, tags, cuts, "table")
     _prove_exclusive(con, tags)
-    return thresholds
+    slice_marts(con, tags, scope)
+    others = [group for group in tags.tag_groups if _has_rows(group) and group.id not in rows]
+    make_fresh(con, tags, {group.id: new_values_sql(group, marts="temp") for group in others}, made=rows)
+    return cuts
 
 
 def _agreed(tags: TagsConfig, group: Group, sql: str) -> str:
@@ -339,24 +423,24 @@ _GONE = "select one_id from temp.tag_changed where is_gone"
 
 
 def _apply(
-    con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime, thresholds: dict[str, list[float]]
+    con: duckdb.DuckDBPyConnection,
+    tags: TagsConfig,
+    cut: datetime,
+    thresholds: dict[str, list[float]],
+    people: int,
 ) -> tuple[int, list[GroupReport], int]:
     """Difference every group into the history, inside the caller's transaction."""
     definition = ";".join(f"{group.id}:{compiled.version_of(group, tags.scores)}" for group in tags.tag_groups)
     last = con.execute("select run, as_of, definition from activation.tag_runs order by run desc limit 1").fetchall()
     same = bool(last) and last[0][1] == cut and last[0][2] == definition
     run = (last[0][0] if last else 0) + 1
-    people = con.execute("select count(*) from temp.tag_wide").fetchall()[0][0]
-    own = [group for group in tags.tag_groups if group.overrides or not compiled.column_sql(group, thresholds)]
-    make_fresh(con, tags, {group.id: new_values_sql(group) for group in own})
-    compare_with_living(con, tags)
-    con.execute(
-        "create or replace temp table tag_closing (tag_group text, one_id text, value text, rank int, cause text)"
-    )
+    con.execute("create or replace temp table tag_closing (row_id bigint, cause text)")
+    tagged = count_tagged(con, tags)
     reports: list[GroupReport] = []
     added = 0
     for group in tags.tag_groups:
-        report, rows = _apply_group(con, group, run, cut, people, compiled.version_of(group, tags.scores))
+        version = compiled.version_of(group, tags.scores)
+        report, rows = _apply_group(con, group, run, cut, people, version, *tagged[group.id])
         reports.append(report)
         added += rows
     _close(con, tags, run, cut)
@@ -396,20 +480,26 @@ def _statuses(con: duckdb.DuckDBPyConnection, run: int) -> dict[str, str]:
 
 
 def _apply_group(
-    con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime, people: int, version: str
+    con: duckdb.DuckDBPyConnection,
+    group: Group,
+    run: int,
+    cut: datetime,
+    people: int,
+    version: str,
+    tagged: int,
+    tagged_before: int,
 ) -> tuple[GroupReport, int]:
     _difference(con, group, cut)
-    counts = con.execute(
-        f"select (select count({living_column(group)}) from temp.tag_fresh), (select count(*) from temp.tag_enter),"
-        " (select count(*) from temp.tag_leave)"
+    entering, leaving = con.execute(
+        "select (select count(*) from temp.tag_enter), (select count(*) from temp.tag_leave)"
     ).fetchall()[0]
-    health = _health(con, group, people, cut)
+    health = _health(con, group, people, cut, tagged, tagged_before)
     reason = _reason_to_keep(con, group, health) or _not_due(con, group, cut, version)
     if reason:
         gone = _close_gone(con, group, run, cut)
-        return GroupReport(group.id, version, "kept", reason, counts[0], 0, gone, health), gone
-    changed = _write_group(con, group, run, cut, version)
-    return GroupReport(group.id, version, "published", None, counts[0], counts[1], counts[2], health), changed
+        return GroupReport(group.id, version, "kept", reason, tagged, 0, gone, health), gone
+    _write_group(con, group, run, cut, version, entering=entering, leaving=leaving)
+    return GroupReport(group.id, version, "published", None, tagged, entering, leaving, health), entering + leaving
 
 
 def _close_gone(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime) -> int:
@@ -444,7 +534,7 @@ def _not_due(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime, versio
 def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> None:
     """Temp tables `tag_open` and `tag_new` (what people who differ hold and should hold), `tag_enter`, `tag_leave`."""
     con.execute(
-        "create or replace temp table tag_open as select one_id, value, rank, valid_from, kept_since"
+        "create or replace temp table tag_open as select row_id, one_id, value, rank, valid_from, kept_since"
         " from temp.tag_open_all where tag_group = ?",
         [group.id],
     )
@@ -473,38 +563,38 @@ def _difference(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> 
         )
 
 
-def _write_group(con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime, version: str) -> int:
-    """Close what left, open what entered. Returns the number of history rows changed."""
-    names = {"grp": group.id, "cut": cut, "run": run, "version": version}
-    entering, leaving = con.execute(
-        "select (select count(*) from temp.tag_enter), (select count(*) from temp.tag_leave)"
-    ).fetchall()[0]
+def _write_group(
+    con: duckdb.DuckDBPyConnection, group: Group, run: int, cut: datetime, version: str, *, entering: int, leaving: int
+) -> None:
+    """Close what left, open what entered."""
     if leaving:
         con.execute(
             f"""
             insert into temp.tag_closing
-            select $grp, one_id, value, rank, case when valid_from = $cut then 'restated'
+            select row_id, case when valid_from = $cut then 'restated'
                 when one_id in ({_GONE}) then 'identity'
                 when one_id in ({_refusing(group)}) then 'consent'
                 else 'changed' end
             from temp.tag_leave
             """,
-            {"grp": group.id, "cut": cut},
+            {"cut": cut},
         )
     if entering:
         con.execute(
             """
             insert into activation.tag_history
-            select fresh.one_id, $grp, fresh.value, fresh.rank, $cut, null, $run, null,
+            select getvariable('tag_rows') + row_number() over (), changed.person, fresh.one_id, $grp, fresh.value,
+                fresh.rank, $cut, null, $run, null,
                 case when restated.one_id is not null then 'restated' else 'computed' end, null, null, $version
             from temp.tag_enter as fresh
+            inner join temp.tag_changed as changed on changed.one_id = fresh.one_id
             left join (select distinct one_id from temp.tag_leave where valid_from = $cut) as restated
                 on restated.one_id = fresh.one_id
             """,
-            names,
+            {"grp": group.id, "cut": cut, "run": run, "version": version},
         )
+        con.execute("set variable tag_rows = getvariable('tag_rows') + ?::bigint", [entering])
     _mark_kept(con, group, cut)
-    return int(entering + leaving)
 
 
 def _close(con: duckdb.DuckDBPyConnection, tags: TagsConfig, run: int, cut: datetime) -> None:
@@ -513,27 +603,27 @@ def _close(con: duckdb.DuckDBPyConnection, tags: TagsConfig, run: int, cut: date
     con.execute(
         """
         create or replace temp table tag_closed as
-        select history.rowid as row_number, history.* replace (
+        select history.* replace (
             cast($cut as timestamptz) as valid_to, cast($run as bigint) as closed_run, closing.cause as closed_cause
         )
         from activation.tag_history as history
-        inner join temp.tag_closing as closing on closing.tag_group = history.tag_group
-            and closing.one_id = history.one_id and closing.value = history.value and closing.rank = history.rank
-        where history.valid_to is null and history.opened_run < $run
+        inner join temp.tag_closing as closing on closing.row_id = history.row_id
         """,
         {"run": run, "cut": cut},
     )
-    con.execute("delete from activation.tag_history where rowid in (select row_number from temp.tag_closed)")
+    con.execute("delete from activation.tag_history where row_id in (select row_id from temp.tag_closing)")
     forgotten = [group.id for group in tags.tag_groups if group.history == "none"]
     con.execute(
-        "insert into activation.tag_history select * exclude (row_number) from temp.tag_closed"
+        "insert into activation.tag_history select * from temp.tag_closed"
         " where not list_contains($names::text[], tag_group)",
         {"names": forgotten},
     )
-    con.execute(
-        "delete from activation.tag_history where valid_to is not null and list_contains($names::text[], tag_group)",
-        {"names": forgotten},
-    )
+    if forgotten:
+        con.execute(
+            "delete from activation.tag_history"
+            " where valid_to is not null and list_contains($names::text[], tag_group)",
+            {"names": forgotten},
+        )
 
 
 def _mark_kept(con: duckdb.DuckDBPyConnection, group: Group, cut: datetime) -> None:
@@ -570,24 +660,20 @@ def _close_dropped_groups(con: duckdb.DuckDBPyConnection, tags: TagsConfig, run:
 # ---------------------------------------------------------------- health
 
 
-def _health(con: duckdb.DuckDBPyConnection, group: Group, people: int, cut: datetime) -> tuple[HealthValue, ...]:
-    """Every declared bound, measured on what is about to be published."""
+def _health(
+    con: duckdb.DuckDBPyConnection, group: Group, people: int, cut: datetime, tagged: int, before: int
+) -> tuple[HealthValue, ...]:
+    """Every declared bound, measured on what is about to be published. *tagged*, *before*: people with a value, then
+    and now."""
     bounds = group.health
-    column = living_column(group)
-    tagged, top = con.execute(
-        f"select (select count({column}) from temp.tag_fresh), (select max(holders) from ({holders_sql(group)}))"
-    ).fetchall()[0]
     found: list[HealthValue] = []
     if bounds.coverage:
         share = tagged / people if people else 0.0
         found.append(HealthValue("coverage", share, *bounds.coverage, bounds.severity))
     if bounds.value_share_max is not None:
-        found.append(
-            HealthValue(
-                "value_share", (top or 0) / tagged if tagged else 0.0, None, bounds.value_share_max, bounds.severity
-            )
-        )
-    before = con.execute(f"select count({column}) from activation.tag_living").fetchall()[0][0]
+        top = con.execute(f"select max(holders) from ({holders_sql(group)})").fetchall()[0][0]
+        share = (top or 0) / tagged if tagged else 0.0
+        found.append(HealthValue("value_share", share, None, bounds.value_share_max, bounds.severity))
     if bounds.psi_max is not None and before and tagged:
         found.append(HealthValue("psi", _psi(con, group), None, bounds.psi_max, bounds.severity))
     if bounds.daily_churn_max is not None and before:
@@ -627,7 +713,7 @@ def _psi(con: duckdb.DuckDBPyConnection, group: Group) -> float:
         select coalesce(a.holders, 0) / sum(coalesce(a.holders, 0)) over (),
             coalesce(b.holders, 0) / sum(coalesce(b.holders, 0)) over ()
         from ({holders_sql(group)}) as a
-        full outer join ({holders_sql(group, "activation.tag_living")}) as b on a.value = b.value
+        full outer join ({held_before_sql(group)}) as b on a.value = b.value
         """
     ).fetchall()
     pairs = [(max(new, 1e-4), max(old, 1e-4)) for new, old in rows]
@@ -651,24 +737,20 @@ def _reason_to_keep(con: duckdb.DuckDBPyConnection, group: Group, health: Sequen
     if bad:
         return "; ".join(f"{v.metric} {v.value:.4f} outside {v.low}..{v.high}" for v in bad)
     if isinstance(group, ModelGroup) and group.on_unpublished == "keep_last":
-        scored = con.execute(f"select count(*) from temp.tag_base where ({group.value}) is not null").fetchall()[0][0]
+        scored = con.execute(f"select count(*) from temp.tag_all where ({group.value}) is not null").fetchall()[0][0]
         if not scored:
             return f"no person has `{group.value}`: the model is not published"
     return None
 
 
 def _clean(con: duckdb.DuckDBPyConnection) -> None:
-    for name in (
-        "tag_wide",
-        "tag_changed",
-        "tag_open_all",
-        "tag_new",
-        "tag_open",
-        "tag_enter",
-        "tag_leave",
-        "tag_closing",
-        "tag_closed",
-    ):
+    for name in ("tag_changed", "tag_open_all", "tag_new", "tag_open", "tag_enter", "tag_leave", "tag_closing",
+                 "tag_differing", "tag_open_rows"):  # fmt: skip
         con.execute(f"drop table if exists temp.{name}")
+    con.execute("drop table if exists temp.tag_closed")
     drop_fresh(con)
-    con.execute("drop view if exists temp.tag_base")
+    drop_scope(con)
+    con.execute("drop table if exists temp.tag_wide")
+    for name in ("tag_base", "tag_all", "tag_near"):
+        con.execute(f"drop view if exists temp.{name}")
+        con.execute(f"drop table if exists temp.{name}_read")

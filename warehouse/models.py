@@ -37,6 +37,7 @@ from warehouse.model_files import (
     tables_read,
 )
 from warehouse.model_increments import INCREMENT_VARIABLES, Increment, plan_increment, remember
+from warehouse.touched_people import fill_touched_people, note_touched
 
 __all__ = [
     "ExternalTable",
@@ -228,10 +229,12 @@ def _make(
     there = _existing_kind(con, model) == "table"
     if days and model.partition and not model.masked and there:
         _refill(con, model, days)
+        _note_everyone(con, model)
     elif model.follows or model.scope:
         _follow(con, graph, model, whole=full or not there)
     elif model.materialized == "incremental" and there and not full:
         _merge(con, model)
+        _note_everyone(con, model)
     else:
         _replace(con, model)
     _comment(con, model, qualified_name(model.name))
@@ -268,28 +271,45 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-# Tables that code fills right before a model reads them: what of it must be made again since *cursor*.
-_FILLERS = {"intermediate.touched_sets": fill_touched_sets}
+# Tables that code fills right before a model (of that text) reads them: what of it must be made again since *cursor*.
+_FILLERS: Mapping[str, Callable[[duckdb.DuckDBPyConnection, int | None, str], bool]] = {
+    "intermediate.touched_sets": lambda con, cursor, _: fill_touched_sets(con, cursor),
+    "temp.touched_people": fill_touched_people,
+}
 
 
 def _follow(con: duckdb.DuckDBPyConnection, graph: ModelGraph, model: Model, *, whole: bool) -> None:
     """Make what changed since the last run, and note how far that is, all in the transaction of the caller."""
     todo = plan_increment(con, graph, model, whole=whole)
     for name in model.depends:
-        if name in _FILLERS and not _FILLERS[name](con, todo.cursor):
+        if name in _FILLERS and not _FILLERS[name](con, todo.cursor, model.sql):
             todo = todo.everything()
     for variable, value in zip(INCREMENT_VARIABLES, (todo.batches, todo.cursor, todo.made_at), strict=True):
         con.execute(f"set variable {variable} = {'null' if value is None else value}")
     if todo.whole:
         _replace(con, model)
+        _note_everyone(con, model)
     else:
         _remake(con, model, todo)
     remember(con, model, todo)
 
 
+def _names_people(model: Model) -> bool:
+    """Whether others may ask whose rows of *model* a run touched."""
+    is_published = model.schema == MARTS_SCHEMA and model.materialized == "incremental"
+    return is_published and any(column.name == "one_id" for column in model.columns)
+
+
+def _note_everyone(con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    if _names_people(model):
+        note_touched(con, model.name, None)
+
+
 def _remake(con: duckdb.DuckDBPyConnection, model: Model, todo: Increment) -> None:
     """Delete the rows in the model's scope and insert those its query has there now; then update what is stored."""
     target = qualified_name(model.name)
+    names_people = _names_people(model)
+    con.execute("create or replace temp table _touched (one_id text)")
     # Numbers written out, not a parameter: so the filter reaches the Parquet files, and only new batches are read.
     numbers = ", ".join(map(str, todo.batches or ()))
     scope = model.scope or (f"batch_seq in ({numbers})" if numbers else None)
@@ -303,16 +323,28 @@ def _remake(con: duckdb.DuckDBPyConnection, model: Model, todo: Increment) -> No
             con.execute(f"""create or replace temp table _same as
                 select {digest} from {target} where {digest} in (select {digest} from _increment)""")
             other = f"{digest} not in (select {digest} from _same)"
+        if names_people:
+            con.execute(f"insert into _touched select one_id from {target} where ({scope}) and {other}")
+            con.execute(f"insert into _touched select one_id from _increment where {other}")
         con.execute(f"delete from {target} where ({scope}) and {other}")
         con.execute(f"insert into {target} by name select * from _increment where {other}")
         con.execute("drop table _increment")
     if model.update:
         [key, *values] = [column.name for column in model.update.columns]
         settings = ", ".join(f'"{name}" = found."{name}"' for name in values)
+        con.execute(f"create or replace temp table _update as {executable_sql(model.update)}")
+        changed = f'"{key}" in (select "{key}" from _update)'
+        if names_people:
+            con.execute(f"insert into _touched select one_id from {target} where {changed}")
         con.execute(
-            f"update {target} as stored set {settings} from ({executable_sql(model.update)}\n) as found "
-            f'where stored."{key}" = found."{key}"'
+            f'update {target} as stored set {settings} from _update as found where stored."{key}" = found."{key}"'
         )
+        if names_people and "one_id" in values:
+            con.execute("insert into _touched select one_id from _update")
+        con.execute("drop table _update")
+    if names_people:
+        note_touched(con, model.name, "select one_id from temp._touched")
+    con.execute("drop table temp._touched")
 
 
 def _merge(con: duckdb.DuckDBPyConnection, model: Model) -> None:

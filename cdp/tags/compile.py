@@ -79,7 +79,7 @@ def table_of(source: str) -> str:
 
 def version_of(group: Group, scores: Mapping[str, Score]) -> str:
     """Twelve hex digits that change whenever the group's own definition, or a score it reads, changes."""
-    used = {name: score.model_dump(mode="json") for name, score in scores.items() if name in _reads(group)}
+    used = {name: score.model_dump(mode="json") for name, score in scores.items() if name in columns_read(group)}
     body = group.model_dump(mode="json", exclude={"write_back", "health", "owner", "description", "max_age", "refresh"})
     return hashlib.sha256(json.dumps([body, used], sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
@@ -104,22 +104,41 @@ def consent_column(purpose: str) -> str:
     return f"agrees_{purpose}"
 
 
-def _reads(group: Group) -> set[str]:
+def columns_read(group: Group) -> set[str]:
+    """Features and scores that the group's expressions name."""
     return {name for _, expression in expressions_of(group) for name in columns_of(expression)}
+
+
+def score_columns(score: Score) -> set[str]:
+    """Features that the score is made from."""
+    return set(columns_of(score.by)) | (set(columns_of(score.among)) if score.among else set())
+
+
+def features_read(config: TagsConfig) -> set[str]:
+    """Every feature that a group, a score or a purpose in use names."""
+    names = {name for score in config.scores.values() for name in score_columns(score)}
+    for group in config.tag_groups:
+        names |= columns_read(group)
+        if group.consent_purpose:
+            names |= set(columns_of(config.purposes[group.consent_purpose]))
+    return names - set(config.scores)
+
+
+def reads_rows(group: Group) -> bool:
+    """Whether the group's values are rows of a mart, of another system or set by hand, not an expression."""
+    has_source = isinstance(group, StatisticGroup) and bool(group.source)
+    return has_source or isinstance(group, PreferenceGroup | FirstLastGroup | ImportGroup | ManualGroup)
 
 
 def lineage(config: TagsConfig) -> dict[str, tuple[str, ...]]:
     """Group id -> the columns it reads, as `table.column`, scores followed to their features."""
     result = {}
     for group in config.tag_groups:
-        names = _reads(group)
+        names = columns_read(group)
         if group.consent_purpose:
             names |= set(columns_of(config.purposes[group.consent_purpose]))
         for name in sorted(names & set(config.scores)):
-            score = config.scores[name]
-            names = (
-                names - {name} | set(columns_of(score.by)) | (set(columns_of(score.among)) if score.among else set())
-            )
+            names = names - {name} | score_columns(config.scores[name])
         found = {f"marts.fct_person_features.{name}" for name in names}
         if isinstance(group, StatisticGroup | FirstLastGroup | PreferenceGroup) and group.source:
             table = table_of(group.source)

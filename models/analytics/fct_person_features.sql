@@ -5,212 +5,79 @@ The predicted columns come from `marts.fct_ltv_people`, which the lifetime value
 description_zh: 个人特征：每人一行，标签规则可用的全部字段，截至上一个营业日结束
 grain: one_id
 owner: analytics
-materialized: table
+materialized: view
 */
-with cut as (
-    select
-        timezone(
-            getvariable('timezone'), date_trunc('day', timezone(getvariable('timezone'), getvariable('as_of')))
-        ) as cut_at,
-        cast(timezone(getvariable('timezone'), getvariable('as_of')) as date) as cut_date
+with facts as (
+    select * from marts.fct_person_facts
 ),
 
-people as (
-    select * from marts.dim_people
-),
-
-paid_orders as (
-    select
-        orders.one_id,
-        orders.order_key,
-        orders.paid_at,
-        orders.paid_date,
-        orders.amount,
-        case when coalesce(orders.refunded_at, orders.paid_at) < cut.cut_at
-            then coalesce(orders.refund_amount, 0) else 0 end as refund_amount,
-        coalesce(orders.discount_amount, 0) as discount_amount,
-        orders.coupon_id is not null or coalesce(orders.coupon_amount, 0) > 0 as used_coupon,
-        coalesce(orders.subsidy_amount, 0) as subsidy_amount,
-        orders.channel,
-        cut.cut_date
-    from marts.fct_orders as orders
-    cross join cut
-    where orders.is_paid and orders.one_id is not null and orders.paid_at < cut.cut_at
-),
-
-orders_summed as (
-    select
-        one_id,
-        count(*) as orders_paid,
-        sum(amount) as gross_amount,
-        sum(refund_amount) as refund_amount,
-        sum(amount - refund_amount) as net_amount,
-        min(paid_at) as first_paid_at,
-        max(paid_at) as last_paid_at,
-        min(paid_date) as first_paid_date,
-        max(paid_date) as last_paid_date,
-        count(distinct paid_date) as purchase_days,
-        count(*) filter (where paid_date >= cut_date - 365) as orders_365d,
-        coalesce(sum(amount - refund_amount) filter (where paid_date >= cut_date - 365), 0) as net_365d,
-        count(*) filter (where used_coupon) as coupon_orders,
-        sum(discount_amount) as discount_amount,
-        sum(subsidy_amount) as subsidy_amount,
-        count(*) filter (where refund_amount > 0) as refunded_orders,
-        arg_min(channel, (paid_at, order_key)) as first_order_channel
-    from paid_orders
-    group by one_id
-),
-
-category_counts as (
-    select
-        lines.one_id,
-        lines.category,
-        count(*) as line_count,
-        coalesce(sum(lines.amount), 0) as line_amount
-    from marts.fct_order_lines as lines
-    cross join cut
-    where lines.paid_at < cut.cut_at and lines.one_id is not null and lines.category is not null
-    group by lines.one_id, lines.category
-),
-
-category_lists as (
-    select
-        one_id,
-        list(category order by line_count desc, line_amount desc, category)[1:3] as top_categories,
-        count(*) as category_count
-    from category_counts
-    group by one_id
-),
-
-tracked as (
-    select
-        events.one_id,
-        max(events.event_at) as last_active_at,
-        count(*) filter (where events.event_date >= cut.cut_date - 7) as interactions_7d,
-        count(*) filter (where events.event_date >= cut.cut_date - 30) as interactions_30d,
-        count(*) filter (where events.event_date >= cut.cut_date - 90) as interactions_90d,
-        count(distinct case when events.event_date >= cut.cut_date - 30 then events.event_date end) as active_days_30d
-    from marts.fct_events as events
-    cross join cut
-    where events.one_id is not null and events.event_at < cut.cut_at and events.event_date >= cut.cut_date - 400
-    group by events.one_id
-),
-
-relations_summed as (
-    select
-        relations.one_id,
-        min(relations.added_at) as friend_added_at,
-        count(*) filter (where relations.removed_at is null or relations.removed_at >= cut.cut_at) as friend_relations,
-        max(relations.removed_at) filter (where relations.removed_at < cut.cut_at) as friend_removed_at
-    from marts.fct_relations as relations
-    cross join cut
-    where relations.one_id is not null and relations.added_at < cut.cut_at
-    group by relations.one_id
-),
-
-memberships_summed as (
-    select
-        memberships.one_id,
-        count(distinct (memberships.corpid, memberships.chat_id)) as group_count,
-        min(memberships.joined_at) as first_group_joined_at
-    from marts.fct_group_memberships as memberships
-    cross join cut
-    where memberships.one_id is not null and memberships.joined_at < cut.cut_at
-    group by memberships.one_id
-),
-
-invitations as (
-    select distinct
-        referrals.inviter_one_id,
-        referrals.invitee_one_id
-    from marts.fct_referrals as referrals
-    cross join cut
-    where referrals.invited_at < cut.cut_at
-        and referrals.inviter_one_id is not null
-        and referrals.invitee_one_id <> referrals.inviter_one_id
-),
-
-invitations_summed as (
-    select
-        invitations.inviter_one_id as one_id,
-        count(*) as referred_people,
-        count(orders_summed.one_id) as referred_buyers
-    from invitations
-    left join orders_summed on orders_summed.one_id = invitations.invitee_one_id
-    group by invitations.inviter_one_id
+cut as (
+    select max(as_of) as as_of, max(as_of_date) as as_of_date from marts.fct_person_facts
 ),
 
 fct_person_features as (
     select
-        people.one_id,  -- the person
-        cut.cut_at as as_of,  -- start of the brand's open day: everything before it is counted
-        people.is_anonymous,  -- true: known by device or cookie only
-        people.first_seen_at,  -- first sight of any identifier, UTC
-        people.member_id is not null as is_member,  -- has a member account
-        people.member_level,  -- level in the member system
-        coalesce(people.points, 0) as points,  -- member points
-        people.gender,  -- as the sources say
-        people.birthday,  -- day of birth
-        people.province,  -- home province
-        people.city,  -- home city
-        people.registered_at,  -- registration as a member, UTC
-        people.store_id,  -- home store
-        people.consent_marketing,  -- consent to marketing
-        people.origin_channel_id,  -- contact-way state the person first came through
-        people.origin_channel,  -- name of the channel the person first came through
-        people.origin_state,  -- raw `state` of the first relation
-        relations_summed.friend_added_at,  -- first friendship with a staff member, UTC
-        relations_summed.friend_removed_at,  -- last removal before the cut, UTC
-        coalesce(relations_summed.friend_relations, 0) > 0 as is_friend,  -- has a living relation at the cut
-        coalesce(relations_summed.friend_relations, 0) as friend_relations,  -- living relations at the cut
-        coalesce(memberships_summed.group_count, 0) as group_count,  -- groups (社群) the person is in
-        memberships_summed.first_group_joined_at,  -- first group joined, UTC
-        coalesce(people.is_follower, false) as is_follower,  -- follows an Official Account
-        people.followed_at,  -- since when, UTC
-        coalesce(orders_summed.orders_paid, 0) as orders_paid,  -- paid orders
-        coalesce(orders_summed.orders_365d, 0) as orders_365d,  -- paid orders of the last 365 days
-        coalesce(orders_summed.purchase_days, 0) as purchase_days,  -- distinct brand days with a paid order
-        coalesce(orders_summed.gross_amount, 0) as gross_amount,  -- paid, before refunds
-        coalesce(orders_summed.refund_amount, 0) as refund_amount,  -- refunded before the cut
-        coalesce(orders_summed.net_amount, 0) as net_amount,  -- gross_amount - refund_amount
-        coalesce(orders_summed.net_365d, 0) as net_365d,  -- net of orders paid in the last 365 days
-        cast(orders_summed.net_amount / orders_summed.orders_paid as decimal(18, 2)) as avg_order_amount,  -- net per order
-        orders_summed.first_paid_at,  -- first paid order, UTC
-        orders_summed.last_paid_at,  -- last paid order, UTC
-        orders_summed.first_order_channel,  -- channel of the first paid order
-        cut.cut_date - orders_summed.last_paid_date as recency_days,  -- brand days since the last paid order
-        cut.cut_date - orders_summed.first_paid_date as tenure_days,  -- brand days since the first paid order
-        coalesce(orders_summed.coupon_orders, 0) as coupon_orders,  -- paid orders that used a coupon
-        coalesce(orders_summed.coupon_orders / orders_summed.orders_paid, 0) as coupon_order_share,  -- 0 to 1
-        coalesce(orders_summed.discount_amount, 0) as discount_amount,  -- discounts given
-        coalesce(orders_summed.subsidy_amount, 0) as subsidy_amount,  -- subsidies given
-        coalesce(orders_summed.refunded_orders, 0) as refunded_orders,  -- orders with a refund before the cut
-        category_lists.top_categories,  -- up to three: most lines, then amount, then name
-        coalesce(category_lists.category_count, 0) as category_count,  -- categories bought
-        coalesce(tracked.interactions_7d, 0) as interactions_7d,  -- tracked events of the last 7 brand days
-        coalesce(tracked.interactions_30d, 0) as interactions_30d,  -- tracked events of the last 30 brand days
-        coalesce(tracked.interactions_90d, 0) as interactions_90d,  -- tracked events of the last 90 brand days
-        coalesce(tracked.active_days_30d, 0) as active_days_30d,  -- brand days with an event, of the last 30
-        greatest(tracked.last_active_at, orders_summed.last_paid_at) as last_active_at,  -- last event or payment, UTC
-        cut.cut_date - cast(
-            timezone(getvariable('timezone'), greatest(tracked.last_active_at, orders_summed.last_paid_at)) as date
-        ) as days_since_active,  -- brand days since last_active_at
-        coalesce(invitations_summed.referred_people, 0) as referred_people,  -- distinct people invited
-        coalesce(invitations_summed.referred_buyers, 0) as referred_buyers,  -- of these, with a paid order
+        facts.one_id,  -- the person
+        cut.as_of,  -- start of the brand's open day: everything before it is counted
+        facts.is_anonymous,  -- true: known by device or cookie only
+        facts.first_seen_at,  -- first sight of any identifier, UTC
+        facts.is_member,  -- has a member account
+        facts.member_level,  -- level in the member system
+        facts.points,  -- member points
+        facts.gender,  -- as the sources say
+        facts.birthday,  -- day of birth
+        facts.province,  -- home province
+        facts.city,  -- home city
+        facts.registered_at,  -- registration as a member, UTC
+        facts.store_id,  -- home store
+        facts.consent_marketing,  -- consent to marketing
+        facts.origin_channel_id,  -- contact-way state the person first came through
+        facts.origin_channel,  -- name of the channel the person first came through
+        facts.origin_state,  -- raw `state` of the first relation
+        facts.friend_added_at,  -- first friendship with a staff member, UTC
+        facts.friend_removed_at,  -- last removal before the cut, UTC
+        facts.is_friend,  -- has a living relation at the cut
+        facts.friend_relations,  -- living relations at the cut
+        facts.group_count,  -- groups (社群) the person is in
+        facts.first_group_joined_at,  -- first group joined, UTC
+        facts.is_follower,  -- follows an Official Account
+        facts.followed_at,  -- since when, UTC
+        facts.orders_paid,  -- paid orders
+        facts.orders_365d,  -- paid orders of the last 365 days
+        facts.purchase_days,  -- distinct brand days with a paid order
+        facts.gross_amount,  -- paid, before refunds
+        facts.refund_amount,  -- refunded before the cut
+        facts.net_amount,  -- gross_amount - refund_amount
+        facts.net_365d,  -- net of orders paid in the last 365 days
+        facts.avg_order_amount,  -- net per order
+        facts.first_paid_at,  -- first paid order, UTC
+        facts.last_paid_at,  -- last paid order, UTC
+        facts.first_order_channel,  -- channel of the first paid order
+        cut.as_of_date - facts.last_paid_date as recency_days,  -- brand days since the last paid order
+        cut.as_of_date - facts.first_paid_date as tenure_days,  -- brand days since the first paid order
+        facts.coupon_orders,  -- paid orders that used a coupon
+        facts.coupon_order_share,  -- 0 to 1
+        facts.discount_amount,  -- discounts given
+        facts.subsidy_amount,  -- subsidies given
+        facts.refunded_orders,  -- orders with a refund before the cut
+        facts.top_categories,  -- up to three: most lines, then amount, then name
+        facts.category_count,  -- categories bought
+        facts.interactions_7d,  -- tracked events of the last 7 brand days
+        facts.interactions_30d,  -- tracked events of the last 30 brand days
+        facts.interactions_90d,  -- tracked events of the last 90 brand days
+        facts.active_days_30d,  -- brand days with an event, of the last 30
+        facts.last_active_at,  -- last event or payment, UTC
+        cut.as_of_date - facts.last_active_date as days_since_active,  -- brand days since last_active_at
+        facts.referred_people,  -- distinct people invited
+        facts.referred_buyers,  -- of these, with a paid order
         ltv.p_alive,  -- probability of still being a customer (0 to 1)
         ltv.exp_orders_90,  -- expected purchase days in the next 90 days
         ltv.exp_orders_365,  -- expected purchase days in the next 365 days
         ltv.pred_net_365,  -- expected net spending in the next 365 days
         ltv.ltv_total  -- hist_net + pred_net_365
-    from people
+    from facts
     cross join cut
-    left join orders_summed on orders_summed.one_id = people.one_id
-    left join category_lists on category_lists.one_id = people.one_id
-    left join tracked on tracked.one_id = people.one_id
-    left join relations_summed on relations_summed.one_id = people.one_id
-    left join memberships_summed on memberships_summed.one_id = people.one_id
-    left join invitations_summed on invitations_summed.one_id = people.one_id
-    left join marts.fct_ltv_people as ltv on ltv.one_id = people.one_id
+    left join marts.fct_ltv_people as ltv on ltv.one_id = facts.one_id
 )
 
 select * from fct_person_features

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import polars as pl
+
+from warehouse.models import ModelGraph, load_models, run_models
 
 ROOT = Path(__file__).parents[2]
 AS_OF = datetime(2026, 3, 1, 21, 0, tzinfo=UTC)  # 05:00 of 2 March in Shanghai
@@ -84,9 +87,15 @@ def at(text: str) -> datetime:
 
 
 def run_model(con: duckdb.DuckDBPyConnection, name: str) -> None:
-    """What the model runner does with one analytics model."""
-    sql = (ROOT / "models" / "analytics" / f"{name}.sql").read_text(encoding="utf-8")
-    con.execute(f"create or replace table marts_db.marts.{name} as {sql.replace('marts.', 'marts_db.marts.')}")
+    """Make one analytics model as a run does, with the models of its layer that it reads."""
+    graph = model_graph()
+    names = [needed for needed in graph.upstream(graph[name].name) if graph[needed].layer == "analytics"]
+    run_models(con, graph, [*names, name])
+
+
+@cache
+def model_graph() -> ModelGraph:
+    return load_models(ROOT / "models")
 
 
 def build_marts(con: duckdb.DuckDBPyConnection, *, people: int, seed: int, as_of: datetime = AS_OF) -> None:
@@ -185,7 +194,11 @@ def _orders(rng: Any, ids: list[str], joined: list[datetime], channel: list[str]
             if rng.random() < quits:
                 break
             moment = moment + timedelta(days=float(rng.exponential(1 / rate)))
-    schema = {"refunded_at": pl.Datetime("us", "UTC"), "coupon_id": pl.String, "refund_amount": pl.Float64}
+    schema: dict[str, Any] = {
+        "refunded_at": pl.Datetime("us", "UTC"),
+        "coupon_id": pl.String,
+        "refund_amount": pl.Float64,
+    }
     return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
 
 

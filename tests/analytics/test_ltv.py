@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from cdp.ltv.fit import Fitted, collapse
 from cdp.ltv.models import FAMILIES, Buyers, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, insert
+from tests.benchmarks.bench_analytics_ltv import simulated as a_million
 from warehouse.analytics import build_ltv, funnel_chart, ltv_chart
 
 datasets = pytest.importorskip("lifetimes.datasets", reason="test dependency that carries CDNOW and the donations")
@@ -165,6 +167,17 @@ def test_intervals_hold_the_share_they_promise() -> None:
     assert prediction.net[0].sum() == pytest.approx(later.sum(), rel=0.12)
 
 
+@pytest.mark.slow
+def test_a_million_buyers_are_fitted_and_scored_in_seconds() -> None:
+    """Design row 14, in processor time: other work on the machine does not count."""
+    buyers = a_million(1_000_000)
+    start = time.process_time()
+    prediction = fit_and_score(buyers, LtvConfig())
+    assert time.process_time() - start < 10
+    assert prediction.buying.params["r"] == pytest.approx(0.8, rel=0.1)
+    assert len(prediction.net[0]) == 1_000_000
+
+
 @pytest.mark.parametrize("model", ["bg_nbd", "mbg_nbd", "pareto_nbd", "bg_bb"])
 def test_every_model_runs_the_whole_way(brand: duckdb.DuckDBPyConnection, model: str) -> None:
     metrics = MetricsConfig.model_validate({"ltv": {"model": model, "hold_out": {"aggregate_ratio": [0.1, 10]}}})
@@ -181,7 +194,8 @@ def test_every_model_runs_the_whole_way(brand: duckdb.DuckDBPyConnection, model:
 
 
 def test_a_wrong_calibration_blocks_publishing_but_not_history(brand: duckdb.DuckDBPyConnection) -> None:
-    """Everybody stops buying at the split: the model must overpredict, and its predictions stay unpublished."""
+    """Everybody stops buying at the split: the model must overpredict, and its predictions stay unpublished (design row
+    14; its speed is checked below)."""
     split = AS_OF - timedelta(days=90)
     brand.execute("delete from marts_db.marts.fct_orders where paid_at > ? and order_no > 1", [split])
     report = build_ltv(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)

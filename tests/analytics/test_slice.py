@@ -73,6 +73,7 @@ def test_running_twice_changes_nothing(built: duckdb.DuckDBPyConnection) -> None
 
 
 def test_ltv_total_is_history_plus_prediction_to_the_cent(built: duckdb.DuckDBPyConnection) -> None:
+    """Design row 15: people, channels and the orders' ledger tell the same money."""
     totals = built.execute(
         "select sum(ltv_total), sum(hist_net) + sum(coalesce(pred_net_365, 0)) from marts_db.marts.fct_ltv_people"
     ).fetchall()[0]
@@ -82,6 +83,7 @@ def test_ltv_total_is_history_plus_prediction_to_the_cent(built: duckdb.DuckDBPy
         " from marts_db.marts.fct_orders where paid_at < timestamptz '2026-03-01 16:00:00+00'"
     ).fetchall()[0][0]
     assert built.execute("select sum(hist_net) from marts_db.marts.fct_ltv_people").fetchall()[0][0] == ledger
+    assert built.execute("select sum(hist_net) from marts_db.marts.fct_ltv_channels").fetchall()[0][0] == ledger
 
 
 def test_gmv_factors_multiply_to_net_and_effects_sum_to_the_change(built: duckdb.DuckDBPyConnection) -> None:

@@ -31,9 +31,10 @@ ZONE = "Asia/Shanghai"
 
 
 def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None:
-    """Marts of a brand of *people* with *events* tracked events, about 1.5 orders per person, a year long."""
+    """Marts of a brand of *people* with *events* tracked events in visits of four, about 1.5 orders per person, a year
+    long: on a day, *events* / 1460 of *people* visit."""
     con.execute("select setseed(0.42)")
-    start = "timestamptz '2025-03-01 00:00:00+00'"
+    start = "timestamptz '2025-03-02 00:00:00+00'"
     second = "to_seconds(cast(random() * 365 * 86400 as bigint))"
     con.execute(
         f"""
@@ -74,12 +75,21 @@ def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None
     )
     con.execute(
         f"""
+        create temp table visits as
+        select i, {person} as one_id, {start} + {second} as moment from range({events // 4}) as numbers (i)
+        """
+    )
+    con.execute(
+        f"""
         insert into marts_db.marts.fct_events by name
         select 'e' || i as event_key, one_id, moment as event_at, cast(timezone('{ZONE}', moment) as date) as
             event_date,
             (['page_view', 'product_view', 'add_to_cart', 'search'])[1 + i % 4] as event_name,
             'sku' || (i % 1000) as product_id, one_id || cast(moment as date) as session_id, 'web' as source
-        from (select i, {person} as one_id, {start} + {second} as moment from range({events}) as numbers (i))
+        from (
+            select visits.i * 4 + page.i as i, one_id, moment + to_seconds(40 * page.i) as moment
+            from visits cross join range(4) as page (i)
+        )
         """
     )
     con.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -21,6 +21,8 @@ from cdp.tags.config import TagsConfig
 from tests.analytics.brand import COLUMNS, ROOT, run_model
 from tests.benchmarks.bench_analytics_steps import AS_OF, ZONE, make_brand, timed
 from warehouse.analytics import build_ltv, build_tags
+from warehouse.analytics_common import MARTS, business_cut
+from warehouse.touched_people import EVENTS, note_touched
 
 
 def fifty() -> TagsConfig:
@@ -61,6 +63,25 @@ def fifty() -> TagsConfig:
     return parse(text, TagsConfig, file="tags.yaml")
 
 
+TIMES = {"fct_events": "event_at", "fct_orders": "paid_at", "fct_order_lines": "paid_at"}
+
+
+def keep_back(con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Take out what has not happened at the cut of *as_of*."""
+    cut = business_cut(con, as_of, ZONE).at
+    for table, column in TIMES.items():
+        con.execute(f"create temp table late_{table} as select * from {MARTS}.{table} where {column} >= ?", [cut])
+        con.execute(f"delete from {MARTS}.{table} where {column} >= ?", [cut])
+    note_touched(con, EVENTS, None)
+
+
+def arrive(con: duckdb.DuckDBPyConnection) -> None:
+    """Put back what `keep_back` took out, and note whose it is as the model of the events does."""
+    for table in TIMES:
+        con.execute(f"insert into {MARTS}.{table} select * from temp.late_{table}")
+    note_touched(con, EVENTS, "select one_id from temp.late_fct_events")
+
+
 def main(people: int, events: int) -> None:
     tags = fifty()
     print(f"{len(tags.tag_groups)} tag groups, {people:,} people, {events:,} events")
@@ -74,6 +95,7 @@ def main(people: int, events: int) -> None:
         for name, columns in COLUMNS.items():
             con.execute(f"create table marts_db.marts.{name} ({columns})")
         timed("make the brand", lambda: make_brand(con, people, events))
+        keep_back(con, AS_OF - timedelta(days=1))
         spent: dict[str, float] = {}
         for day, as_of in (("first day", AS_OF - timedelta(days=1)), ("next day", AS_OF)):
             print(f"-- {day}")
@@ -81,6 +103,8 @@ def main(people: int, events: int) -> None:
             at = {"as_of": as_of, "timezone": ZONE}
             if day == "first day":
                 build_ltv(con, MetricsConfig(), **at)
+            else:
+                arrive(con)
             spent[day] = timed("person features", lambda: run_model(con, "fct_person_features"))
             spent[day] += timed("tags", lambda at=at: print(f"   {build_tags(con, tags, **at).history_added:,} rows"))
         con.close()

@@ -137,7 +137,7 @@ def _rfm_tables(con: duckdb.DuckDBPyConnection, settings: RfmConfig) -> list[Tab
         select one_id, recency as recency_days, frequency, cast(monetary as decimal(18, 2)) as monetary,
             {scores["recency"]} as r_score, {scores["frequency"]} as f_score, {scores["monetary"]} as m_score,
             100 * ({scores["recency"]}) + 10 * ({scores["frequency"]}) + ({scores["monetary"]}) as rfm_score
-        from temp.rfm_inputs order by one_id
+        from temp.rfm_inputs
     """
     thresholds = "select * from activation.rfm_thresholds order by as_of, dimension"
     return [Table("fct_rfm", scored, *_RFM_TEXT), Table("fct_rfm_thresholds", thresholds, *_THRESHOLD_TEXT)]
@@ -179,7 +179,10 @@ _RETENTION_SQL = f"""
         from friends left join active on active.one_id = friends.one_id and active.month_start >= friends.cohort_start
     ),
     sizes as (
-        select cohort_kind, cohort_start, count(distinct one_id) as people from kinds group by 1, 2
+        select 'first purchase, purchases' as cohort_kind, cohort_start, count(*) as people from buyers group by 2
+        union all
+        select unnest(['friend added, purchases', 'friend added, activity']), cohort_start, count(*) from friends
+        group by 2
     ),
     counted as (
         select cohort_kind, cohort_start, datediff('month', cohort_start, month_start) as months_since,

@@ -21,29 +21,34 @@ from warehouse.analytics_business import _rfm_tables
 from warehouse.analytics_common import write_marts
 
 
+def make_orders(folder: str, orders: int) -> duckdb.DuckDBPyConnection:
+    """A warehouse in *folder* with *orders* paid orders of a year, as of its end."""
+    limits = {"memory_limit": "8GiB", "threads": 2, "temp_directory": f"{folder}/spill"}
+    con = duckdb.connect(f"{folder}/warehouse.duckdb", config=limits | {"preserve_insertion_order": False})
+    con.execute(f"attach '{folder}/marts.duckdb' as marts_db")
+    con.execute("create schema marts_db.marts")
+    con.execute("create schema activation")
+    con.execute(f"create table marts_db.marts.fct_orders ({COLUMNS['fct_orders']})")
+    con.execute("select setseed(0.3)")
+    con.execute(
+        f"""
+        insert into marts_db.marts.fct_orders by name
+        select one_id, true as is_paid, cast(day as timestamp) as paid_at, day as paid_date, amount, 0 as refund_amount
+        from (
+            select 'p' || cast(floor(random() * {orders // 5}) as bigint) as one_id, 10 + random() * 300 as amount,
+                date '2025-01-01' + cast(floor(random() * 365) as int) as day
+            from range({orders})
+        )
+        """
+    )
+    con.execute("set variable cut_at = timestamptz '2026-01-01 00:00:00+00'")
+    con.execute("set variable cut_day = date '2026-01-01'")
+    return con
+
+
 def main(orders: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        limits = {"memory_limit": "8GiB", "threads": 2, "temp_directory": f"{folder}/spill"}
-        con = duckdb.connect(f"{folder}/warehouse.duckdb", config=limits | {"preserve_insertion_order": False})
-        con.execute(f"attach '{folder}/marts.duckdb' as marts_db")
-        con.execute("create schema marts_db.marts")
-        con.execute("create schema activation")
-        con.execute(f"create table marts_db.marts.fct_orders ({COLUMNS['fct_orders']})")
-        con.execute("select setseed(0.3)")
-        con.execute(
-            f"""
-            insert into marts_db.marts.fct_orders by name
-            select one_id, true as is_paid, cast(day as timestamp) as paid_at, day as paid_date, amount, 0 as
-                refund_amount
-            from (
-                select 'p' || cast(floor(random() * {orders // 5}) as bigint) as one_id, 10 + random() * 300 as amount,
-                    date '2025-01-01' + cast(floor(random() * 365) as int) as day
-                from range({orders})
-            )
-            """
-        )
-        con.execute("set variable cut_at = timestamptz '2026-01-01 00:00:00+00'")
-        con.execute("set variable cut_day = date '2026-01-01'")
+        con = make_orders(folder, orders)
         before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         rows = write_marts(con, _rfm_tables(con, RfmConfig()))["fct_rfm"]
         wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)

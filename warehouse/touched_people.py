@@ -149,6 +149,8 @@ def _digest(con: duckdb.DuckDBPyConnection) -> None:
     """Bring `meta.person_inputs` up to the tables as they are; `temp.person_inputs_changed`: people it differs for.
 
     Two digests over the columns in opposite orders. Rows have no order and, having keys, no doubles: hence `bit_xor`.
+    DuckDB's `hash` of several columns is linear in the last one, so that two rows which exchange its values would leave
+    the `bit_xor` as it was: hashed once more, they do not.
     """
     parts = []
     for table, person in _INPUTS.items():
@@ -162,7 +164,8 @@ def _digest(con: duckdb.DuckDBPyConnection) -> None:
         ]
         one, two = (", ".join([f"'{table}'", *order]) for order in (columns, columns[::-1]))
         parts.append(
-            f"select {person} as one_id, hash({one}) as one, hash('again', {two}) as two from {_MARTS}.{table}"
+            f"select {person} as one_id, hash(hash({one})) as one, hash(hash('again', {two})) as two"
+            f" from {_MARTS}.{table}"
             f" where {person} is not null"
         )
     con.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,7 +18,7 @@ from tests.analytics.brand import AS_OF, ROOT, ZONE, build_marts, model_graph, o
 from warehouse import analytics_tags
 from warehouse.analytics import build_ltv, build_tags, set_manual_tag
 from warehouse.analytics_tag_scope import plan_scope
-from warehouse.models import run_models
+from warehouse.models import load_models, run_models
 from warehouse.touched_people import EVENTS, KEPT_RUNS, note_touched, touched_since_sql
 
 MARTS = "marts_db.marts"
@@ -284,3 +285,80 @@ def test_facts_are_made_of_everyone_when_time_goes_back() -> None:
     ).fetchall()
     assert whole == [(True,), (True,)]
     brand.con.close()
+
+
+FED = """/*
+Events.
+grain: event_key
+owner: data
+materialized: incremental
+follows: raw.batches
+*/
+with fct_events as (
+    select event_key, one_id, batch_seq from raw.events
+)
+
+select * from fct_events
+"""
+MOVED = """/*
+Events whose person is another now.
+grain: event_key
+owner: data
+*/
+with fct_events_update as (
+    select stored.event_key, owners.one_id
+    from marts.fct_events as stored
+    inner join raw.owners as owners on owners.event_key = stored.event_key
+    where owners.one_id <> stored.one_id
+)
+
+select * from fct_events_update
+"""
+
+
+def test_a_model_notes_whose_rows_came_went_and_moved(tmp_path: Path) -> None:
+    folder = tmp_path / "marts"
+    folder.mkdir()
+    (folder / "fct_events.sql").write_text(FED, encoding="utf-8")
+    (folder / "fct_events.update.sql").write_text(MOVED, encoding="utf-8")
+    (tmp_path / "external.yaml").write_text("", encoding="utf-8")
+    graph = load_models(tmp_path)
+    con = open_memory(START, ZONE)
+    con.execute(f"drop table {MARTS}.fct_events")
+    con.execute(
+        """
+        create schema raw;
+        create table raw.batches (batch_seq bigint, source text, digest text);
+        create table raw.events (event_key text, one_id text, batch_seq bigint);
+        create table raw.owners (event_key text, one_id text);
+        insert into raw.batches values (1, 's', 'x');
+        insert into raw.events values ('e1', 'a', 1), ('e2', 'b', 1)
+        """
+    )
+    changes = {
+        "first": ("", None),
+        "a batch comes": (
+            "insert into raw.batches values (2, 's', 'y'); insert into raw.events values ('e3', 'c', 2)", ["c"]
+        ),
+        "a batch is read again": (
+            "update raw.batches set digest = 'z' where batch_seq = 1; update raw.events set one_id = 'd'"
+            " where event_key = 'e1'", ["a", "b", "d"]
+        ),
+        "a row goes": (
+            "update raw.batches set digest = 'w' where batch_seq = 2; delete from raw.events where event_key = 'e3'",
+            ["c"],
+        ),
+        "identity moves a row": ("insert into raw.owners values ('e2', 'f')", ["b", "f"]),
+        "nothing": ("delete from raw.owners", []),
+    }  # fmt: skip
+    for name, (sql, expected) in changes.items():
+        con.execute(sql)
+        run_models(con, graph, ["fct_events"])
+        run, whole = con.execute(
+            "select max(run), arg_max(is_whole, run) from marts_db.meta.touched_runs where model = 'marts.fct_events'"
+        ).fetchall()[0]
+        people = con.execute(
+            "select one_id from marts_db.meta.touched_people where run = ? order by 1", [run]
+        ).fetchall()
+        assert (name, None if whole else [row[0] for row in people]) == (name, expected)
+    con.close()

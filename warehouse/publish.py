@@ -232,6 +232,16 @@ def _put_personal(con: duckdb.DuckDBPyConnection, path: Path, tables: Sequence[s
         con.execute("detach pii_copy")
 
 
+def _drop_workings(copy: duckdb.DuckDBPyConnection) -> None:
+    """Leave nothing but marts: what runs note beside them (how far a table has come, who was touched) is not theirs."""
+    rows = copy.execute(
+        "select schema_name from duckdb_schemas() where database_name = current_database() and not internal"
+    ).fetchall()
+    for (schema,) in rows:
+        if schema != MARTS_SCHEMA:
+            copy.execute(f'drop schema "{schema}" cascade')
+
+
 def _write_meta(
     copy: duckdb.DuckDBPyConnection,
     manifest: Published,
@@ -241,7 +251,7 @@ def _write_meta(
     edition: str,
 ) -> None:
     copy.execute("begin")
-    copy.execute(f"drop schema if exists {META_SCHEMA} cascade")
+    _drop_workings(copy)
     copy.execute(f"create schema {META_SCHEMA}")
     copy.execute(
         f"create table {META_SCHEMA}.version as select ? as version, ?::timestamptz as published_at, "

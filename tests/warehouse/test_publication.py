@@ -61,6 +61,22 @@ def test_a_version_says_what_it_is(tmp_path: Path) -> None:
     assert (home.published / "current.duckdb").resolve() == found.path
 
 
+def test_a_version_holds_nothing_but_marts(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with open_warehouse(home, as_of=AS_OF, timezone="Asia/Shanghai") as con:
+        con.execute("create schema marts_db.meta")
+        con.execute("create table marts_db.meta.touched_people as select 'p1' as one_id")
+    make(home, 1)
+    make(home, 2)
+    with duckdb.connect(str(current(home).path), read_only=True) as con:
+        schemas = con.execute(
+            "select schema_name from duckdb_schemas() where not internal and database_name like 'marts%'"
+        )
+        assert sorted(schemas.fetchall()) == [("_meta",), ("marts",)]
+    with open_warehouse(home, as_of=AS_OF, timezone="Asia/Shanghai") as con:
+        assert con.execute("select * from marts_db.meta.touched_people").fetchall() == [("p1",)]
+
+
 def test_a_failed_blocking_check_changes_nothing_for_readers(tmp_path: Path) -> None:
     home = Home(tmp_path)
     make(home, 1)

@@ -55,15 +55,16 @@ class OfficialAccountConnector:
             page = self.client.followers(after)
             openids = list((page.get("data") or {}).get("openid") or [])
             following = str(page.get("next_openid") or "")
-            if not openids or not int(page.get("count") or 0):
+            if openids and following and following == after:
+                raise RetriableError("Official Account `user/get`: the same page came twice", hint="run again")
+            if openids:
+                seen += len(openids)
+                frame, rejects = self._details(openids)
+                yield Batch(stream.name, frame, {"next_openid": following, "seen": seen}, rejects)
+            if following in ("", after):
                 complete = seen >= int(page.get("total") or 0)
                 yield Batch(stream.name, pl.DataFrame(schema=_SCHEMA), {}, complete=complete)
                 return
-            if following == after:
-                raise RetriableError("Official Account `user/get`: the same page came twice", hint="run again")
-            seen += len(openids)
-            frame, rejects = self._details(openids)
-            yield Batch(stream.name, frame, {"next_openid": following, "seen": seen}, rejects)
             after = following
 
     def _details(self, openids: Sequence[str]) -> tuple[pl.DataFrame, tuple[Reject, ...]]:

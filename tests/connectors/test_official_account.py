@@ -152,6 +152,12 @@ def test_the_last_page_still_gives_a_cursor() -> None:
     assert [batch.complete for batch in batches] == [False, False, True]
 
 
+def test_a_page_without_followers_is_the_end_only_where_it_leads_nowhere() -> None:
+    batches = _pull([_page(["a"], "a", 2), _page([], "x", 2), _page(["b"], "", 2)])
+    assert [batch.frame["openid"].to_list() for batch in batches] == [["a"], ["b"], []]
+    assert [batch.complete for batch in batches] == [False, False, True]
+
+
 def test_a_pull_shorter_than_the_account_says_deletes_nobody() -> None:
     assert [batch.complete for batch in _pull([_page(["a"], "a", 9), _page([], "", 9)])] == [False, False]
 

@@ -52,9 +52,9 @@ def show(report: ErasureReport) -> None:
             highlight=False,
         )
     for what, count in report.sought:
-        console.print(f"looked for: {count:,} {what}", highlight=False)
+        console.print(f"looked for {what}: {count:,}", highlight=False)
     for why, count in report.unsought:
-        console.print(f"cannot be looked for: {count:,} × {why}", highlight=False)
+        console.print(f"cannot be looked for, {why}: {count:,}", highlight=False)
     if report.applied:
         console.print(
             f"read {report.files:,} files ({report.bytes / 1e6:,.1f} MB), as tables and as bytes: found in "

@@ -40,6 +40,7 @@ def build_definitions(home: Home) -> dg.Definitions:
         *models.model_layers(config, timezone=zone, job=JOB),
         identity.identity,
         *analytics.analytics_assets(),
+        activation.sync_records,
     ]
     made = {key for definition in assets for key in definition.keys}
     checked = {key for key in made if key.path[0] != "raw"}

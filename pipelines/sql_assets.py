@@ -9,6 +9,7 @@ import dagster as dg
 import duckdb
 
 import models
+from cdp.privacy.traces import FIELDS, NAME_FIELDS
 from pipelines.days import asked_days, brand_days
 from pipelines.progress import track
 from pipelines.resources import BrandHome
@@ -24,6 +25,8 @@ from warehouse.models import (
 )
 
 PREVIEW_ROWS = 5
+# Columns that say who somebody is, whatever a model says of them.
+_PERSONAL = {*FIELDS, *NAME_FIELDS, "value", "value_norm"}
 Before = Callable[[duckdb.DuckDBPyConnection, BrandHome], None]
 
 
@@ -113,8 +116,12 @@ def _spec(
 def _result(
     con: duckdb.DuckDBPyConnection, graph: ModelGraph, run: ModelRun, lineage: Mapping[str, Sequence[str]]
 ) -> dg.MaterializeResult[Any]:
-    metadata: dict[str, Any] = {"seconds": round(run.seconds, 3), "dagster/column_lineage": _column_lineage(lineage)}
-    if run.rows is not None:
+    metadata: dict[str, Any] = {
+        "seconds": round(run.seconds, 3),
+        "dagster/column_lineage": _column_lineage(lineage),
+        "dagster/column_schema": _live_columns(con, run.name, graph[run.name]),
+    }
+    if run.rows is not None:  # a view holds no rows, and to count them would compute it
         metadata |= {"dagster/row_count": run.rows, "preview": preview(con, run.name, graph[run.name])}
     return dg.MaterializeResult(asset_key=key_of(run.name), metadata=metadata)
 
@@ -131,12 +138,62 @@ def _column_lineage(lineage: Mapping[str, Sequence[str]]) -> dg.TableColumnLinea
     )
 
 
+def made(
+    con: duckdb.DuckDBPyConnection, relation: str, *, reads: Iterable[str] = (), **facts: Any
+) -> dg.MaterializeResult[Any]:
+    """What a table that code makes tells of itself: rows, columns, a preview, and *facts*. *reads*: the tables it is
+    made from; an id or key that one of them has too comes from there, everything else is computed."""
+    rows = con.execute(f"select count(*) from {qualified_name(relation)}").fetchall()[0][0]
+    columns = [name for name, _, _ in _described(con, relation)]
+    lineage = {
+        column: [f"{table}.{column}" for table in reads if column in {name for name, _, _ in _described(con, table)}]
+        for column in columns
+        if column.endswith(("_id", "_key"))
+    }
+    return dg.MaterializeResult(
+        asset_key=key_of(relation),
+        metadata={
+            "dagster/row_count": rows,
+            "dagster/column_schema": _live_columns(con, relation),
+            "dagster/column_lineage": _column_lineage({column: found for column, found in lineage.items() if found}),
+            "preview": preview(con, relation),
+            **facts,
+        },
+    )
+
+
+def _live_columns(con: duckdb.DuckDBPyConnection, relation: str, model: Model | None = None) -> dg.TableSchema:
+    """Columns of a table or view as they are in the database: type, and meaning by model, by comment, or by name."""
+    words = {column.name: column.description for column in model.columns} if model else {}
+    known = model_graph().words
+    return dg.TableSchema(
+        [
+            dg.TableColumn(name, kind, description=words.get(name) or comment or known.get(name))
+            for name, kind, comment in _described(con, relation)
+        ]
+    )
+
+
+def _described(con: duckdb.DuckDBPyConnection, relation: str) -> list[tuple[str, str, str | None]]:
+    """(name, type, comment) of the columns of `schema.relation`."""
+    schema, _, table = relation.partition(".")
+    return con.execute(
+        "select column_name, data_type, comment from duckdb_columns() where schema_name = ? and table_name = ?"
+        " and not internal order by column_index",
+        [schema, table],
+    ).fetchall()
+
+
 def preview(con: duckdb.DuckDBPyConnection, relation: str, model: Model | None = None) -> dg.MetadataValue:
-    """A few rows as a Markdown table; personal columns are left out."""
+    """A few rows as a Markdown table, without columns that say who somebody is."""
     personal = {column.name for column in model.columns if column.sensitivity == "personal"} if model else set()
-    target = qualified_name(relation)
-    names = [row[0] for row in con.execute(f"describe {target}").fetchall() if row[0] not in personal]
+    names = [name for name, _, _ in _described(con, relation) if name not in personal | _PERSONAL]
     listed = ", ".join(f'"{name}"' for name in names)
-    rows = con.execute(f"select {listed} from {target} limit {PREVIEW_ROWS}").fetchall()
-    cells = [[str(cell)[:60].replace("|", "¦") for cell in row] for row in rows]
+    rows = con.execute(f"select {listed} from {qualified_name(relation)} limit {PREVIEW_ROWS}").fetchall()
+    cells = [[_cell(cell) for cell in row] for row in rows]
     return dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *cells]))
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return " ".join(text[:60].replace("|", "¦").split())

@@ -43,7 +43,7 @@ from warehouse.erasure_files import (
     workbook_without,
     write_over,
 )
-from warehouse.erasure_sync import erase_in_sync
+from warehouse.erasure_sync import FRAMES, erase_in_sync
 from warehouse.erasure_tables import compact, erase_database, erase_tables, erase_version, table_hits
 from warehouse.home import Home, run_lock
 from warehouse.identity_queries import NODE, Ref, find, rows
@@ -640,8 +640,11 @@ def _files(work: _Work) -> None:
     if work.apply:
         shutil.rmtree(home.root / "data" / "tmp" / "duckdb", ignore_errors=True)
     for path in _all_files(work.scene):
-        in_raw = path.suffix == ".parquet" and any(path.is_relative_to(root) for root in (home.raw, home.rejects))
-        if path in done or in_raw or path.suffix == ".wal" or path.name.endswith(("-wal", "-shm")):
+        elsewhere = path.suffix == ".parquet" and (
+            path.is_relative_to(home.raw) or path.is_relative_to(home.rejects)
+            or (path.name in FRAMES and path.is_relative_to(home.plans))
+        )  # fmt: skip
+        if path in done or elsewhere or path.suffix == ".wal" or path.name.endswith(("-wal", "-shm")):
             continue
         work.note(_place(work, path), *_one_file(work, path))
 

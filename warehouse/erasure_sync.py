@@ -35,7 +35,7 @@ from warehouse.sync_ledger import SyncLedger
 ERASED = "erased"
 _BY_CUSTOMER = ("ops", "reads", "hints", "frozen", "drift")
 _BY_PERSON = ("ops", "held_control", "pending", "pending_keys")
-_FRAMES = ("plan.parquet", "control.parquet", "pending.parquet")
+FRAMES = ("plan.parquet", "control.parquet", "pending.parquet")
 
 
 @dataclass
@@ -130,7 +130,7 @@ def _theirs(customers: Sequence[str], people: Sequence[str]) -> Iterator[tuple[s
 def _erase_plan(folder: Path, traces: Traces, *, apply: bool) -> int:
     """Rows of these people in a plan's files; its texts lose their identifiers too."""
     gone = 0
-    for name in _FRAMES:
+    for name in FRAMES:
         path = folder / name
         if not path.is_file():
             continue

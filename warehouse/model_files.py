@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Literal, get_args
@@ -137,11 +137,13 @@ class ExternalTable:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """All models of a folder. *order*: every model after what it reads, ties by name, so always the same."""
+    """All models of a folder. *order*: every model after what it reads, ties by name, so always the same. *words*:
+    column -> what it means wherever it bears this name."""
 
     models: Mapping[str, Model]
     order: tuple[str, ...]
     externals: Mapping[str, ExternalTable] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Model:
         """The model called *name*, as `schema.relation` or the relation alone. Raises `ConfigError` if none is."""
@@ -205,11 +207,12 @@ def load_models(directory: Path) -> ModelGraph:
     """
     faults: list[str] = []
     models: dict[str, Model] = {}
+    words = column_words(directory)
     for path in sorted(directory.rglob("*.sql")):
         if path.name.endswith(_UPDATE):
             continue  # read with the model it belongs to
         try:
-            model = read_model(path, directory)
+            model = _worded(read_model(path, directory), words)
         except ConfigError as error:
             faults.append(error.message)
             continue
@@ -218,7 +221,20 @@ def load_models(directory: Path) -> ModelGraph:
         models[model.name] = model
     if faults:
         raise ConfigError("\n".join(faults), hint="mend the files above; nothing has run")
-    return ModelGraph(models, _ordered(models), _externals(directory / "external.yaml"))
+    return ModelGraph(models, _ordered(models), _externals(directory / "external.yaml"), words)
+
+
+def column_words(directory: Path) -> dict[str, str]:
+    """Column -> what it means wherever it bears this name (`columns.yaml` of *directory*)."""
+    path = directory / "columns.yaml"
+    words: dict[str, str] = YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return words
+
+
+def _worded(model: Model, words: Mapping[str, str]) -> Model:
+    """*model* with a meaning for columns of which its file says nothing more than their name."""
+    columns = (replace(item, description=item.description or words.get(item.name, "")) for item in model.columns)
+    return replace(model, columns=tuple(columns))
 
 
 def read_model(path: Path, root: Path) -> Model:

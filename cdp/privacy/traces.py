@@ -222,6 +222,7 @@ class Traces:
     not known. *one_ids*: the ids they have had. *orders*: (source, order id). *fields*: further keys of JSON objects
     -> type of identifier, as sources declare them. *names*: what they are called. *words*: those of the names that
     nobody else bears, looked for in every text and blanked there. *unsought*: (reason, how many) of the other names.
+    *masks*: forms of their phones that other phones have too, blanked where they stand in a longer text.
     """
 
     identifiers: frozenset[tuple[str, str]]
@@ -231,6 +232,7 @@ class Traces:
     names: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
     unsought: tuple[tuple[str, int], ...] = ()
+    masks: frozenset[str] = frozenset()
 
     @classmethod
     def from_json(cls, text: str) -> Traces:
@@ -246,7 +248,7 @@ class Traces:
         )
 
     def to_json(self) -> str:
-        data = {name: sorted(getattr(self, name)) for name in self.__dataclass_fields__}
+        data = {name: sorted(getattr(self, name)) for name in self.__dataclass_fields__ if name != "masks"}
         return json.dumps(data, ensure_ascii=False)
 
     @cached_property
@@ -320,7 +322,8 @@ class Traces:
     @cached_property
     def _words_found(self) -> re.Pattern[str]:
         alone = "|".join(self._words["alone"]) or r"(?!)"
-        return re.compile("|".join([*self._words["anywhere"], rf"(?<![{_LETTER}])(?:{alone})(?![{_LETTER}])"]))
+        masks = map(_quoted, sorted(self.masks))
+        return re.compile("|".join([*self._words["anywhere"], *masks, rf"(?<![{_LETTER}])(?:{alone})(?![{_LETTER}])"]))
 
     @cached_property
     def in_bytes(self) -> re.Pattern[bytes]:
@@ -346,7 +349,7 @@ class Traces:
     def without(self, text: str) -> str:
         """*text* with every identifier and word in it replaced by `***`."""
         text = self._found.sub(GONE, text)
-        return self._words_found.sub(GONE, text) if self.words else text
+        return self._words_found.sub(GONE, text) if self.words or self.masks else text
 
     def and_those(self, other: Traces) -> Traces:
         """What points to the people of either."""
@@ -357,8 +360,7 @@ class Traces:
 
     def as_published(self) -> Traces:
         """What to look for in built tables, where the phones that texts mention are masked."""
-        masks = {mask_phone(token) for token in self.tokens if _MOBILE.match(token)}
-        return replace(self, words=self.words | masks) if masks else self
+        return replace(self, masks=frozenset(mask_phone(token) for token in self.tokens if _MOBILE.match(token)))
 
     # -- in rows -----------------------------------------------------------------------------------------------------
 
@@ -397,10 +399,12 @@ class Traces:
                 tests += [f"{quoted} in ({_listed(self.one_ids)})"] if self.one_ids else []
                 continue
             text = quoted if kind in ("VARCHAR", "JSON") else f"cast({quoted} as varchar)"
-            # a column of masks may show the mask of another number that has the same
-            pattern = replace(self, words=frozenset()).pattern if name.endswith("_masked") else self.pattern
-            if pattern:
-                tests.append(f"regexp_matches({text}, {_literal(pattern)})")
+            if self.pattern:
+                tests.append(f"regexp_matches({text}, {_literal(self.pattern)})")
+            if self.masks:
+                masked = "|".join(map(_quoted, sorted(self.masks)))
+                alone = f"trim({text}) in ({_listed(self.masks)})"
+                tests.append(f"(regexp_matches({text}, {_literal(masked)}) and not {alone})")
             tests += self._short_sql(name, kind, quoted, relation)
         if relation.endswith(PARTS_OF_ORDERS) and self.orders:
             pairs = ", ".join(f"({_literal(source)}, {_literal(order)})" for source, order in sorted(self.orders))
@@ -428,7 +432,7 @@ class Traces:
         It is theirs when its strongest identifier is; the key of the row decides before that, and so does a link of
         two people, half of which would say nothing. A word alone makes no row theirs.
         """
-        if self.words and not self.mentioned(row, relation):
+        if (self.words or self.masks) and not self.mentioned(row, relation):
             return "cells"
         if relation.endswith((*LINKS, *PARTS_OF_ORDERS)):
             return "whole"
@@ -507,8 +511,8 @@ class Traces:
             return value
         if self.names_one(field, value, relation) or value.strip() in self.names:
             return None
-        if field.endswith("_masked"):
-            return value  # another number may have this mask, and nothing tells which it is
+        if value.strip() in self.masks:
+            return value  # another phone may have this mask, and nothing tells whose it is
         data = _parsed(value)
         if data is not None:
             cleaned = self._emptied_json("", data)

@@ -13,13 +13,40 @@ from pipelines import sync_steps
 from pipelines.defs.publication import PUBLISHED
 from pipelines.progress import track
 from pipelines.resources import BrandHome
+from pipelines.sql_assets import made
 from warehouse.home import Home, load_config
+from warehouse.sync_export import TABLES, export_activation
+from warehouse.sync_ledger import SyncLedger
 from warehouse.sync_plan import PlanHeldError, PlanStoppedError
 
 PLAN = dg.AssetKey(["activation", "tag_plan"])
 SENT = dg.AssetKey(["activation", "tag_sync"])
 VERIFIED = "wecom__holds_what_was_sent"
 RELEASED = "gates__released"
+
+
+@dg.multi_asset(
+    name="sync_records",
+    specs=[
+        dg.AssetSpec(
+            ["marts", table],
+            group_name="marts",
+            owners=["team:operations"],
+            kinds={"duckdb"},
+            description=text,
+            metadata={"dagster/column_schema": dg.TableSchema([dg.TableColumn(column) for column in columns])},
+        )
+        for table, (text, _, columns) in TABLES.items()
+    ],
+    pool="warehouse",
+)
+def sync_records(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterator[dg.MaterializeResult[Any]]:
+    """The sync ledger as it stands, as tables of the marts, to be checked and published with them."""
+    with track(context, "sync records") as tracker, brand_home.warehouse(context) as con:
+        with SyncLedger(brand_home.home.sync_ledger) as ledger:
+            tracker.note(rows=export_activation(con, ledger))
+        for table in TABLES:
+            yield made(con, f"marts.{table}")
 
 
 def activation_jobs(home: Home, sources: SourcesConfig, timezone: str) -> dg.Definitions:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import duckdb
 from pydantic import BaseModel
 
 from cdp.funnels.config import FunnelsConfig
@@ -12,7 +11,7 @@ from cdp.metrics.config import MetricsConfig
 from cdp.tags.config import TagsConfig
 from pipelines.progress import track
 from pipelines.resources import BrandHome
-from pipelines.sql_assets import preview
+from pipelines.sql_assets import made
 from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_next_best, build_tags
 
 Build = Callable[..., Any]
@@ -128,16 +127,10 @@ def _step(
             brand = brand_home.brand
             more = {"purposes": brand_home.config("tags.yaml", TagsConfig).purposes} if name == "funnels" else {}
             build(con, brand_home.config(file, model), as_of=brand_home.as_of(context), timezone=brand.timezone, **more)
-            counts = {table: _rows(con, table) for table in tables}
-            tracker.note(**counts)
-            for table, rows in counts.items():
-                yield dg.MaterializeResult(
-                    asset_key=marts_key(table),
-                    metadata={"dagster/row_count": rows, "preview": preview(con, f"marts.{table}")},
-                )
+            reads = [f"marts.{needed}" for needed in needs]
+            for table in tables:
+                result = made(con, f"marts.{table}", reads=reads)
+                tracker.note(**{table: (result.metadata or {})["dagster/row_count"]})
+                yield result
 
     return step
-
-
-def _rows(con: duckdb.DuckDBPyConnection, table: str) -> int:
-    return int(con.execute(f"select count(*) from marts_db.marts.{table}").fetchall()[0][0])

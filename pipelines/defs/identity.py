@@ -9,6 +9,7 @@ import dagster as dg
 from cdp.identity.rules import IdentityRules
 from pipelines.progress import track
 from pipelines.resources import BrandHome
+from pipelines.sql_assets import made
 from warehouse.identity_store import resolve_identities
 from warehouse.secrets import identity_secret
 
@@ -59,5 +60,4 @@ def identity(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Iterat
         facts = {name: value for name, value in asdict(report).items() if isinstance(value, (int, float, str))}
         tracker.note(**{name: facts[name] for name in NOTED if name in facts})
         for table in IDENTITY_TABLES:
-            rows = con.execute(f"select count(*) from identity.{table}").fetchall()[0][0]
-            yield dg.MaterializeResult(asset_key=identity_key(table), metadata={"dagster/row_count": rows, **facts})
+            yield made(con, f"identity.{table}", reads=["identity.int_identity__evidence"], **facts)

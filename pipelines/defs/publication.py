@@ -16,8 +16,6 @@ from warehouse.expectations import CheckResult
 from warehouse.models import check_models, column_lineage
 from warehouse.publish import publish
 from warehouse.report import daily_report
-from warehouse.sync_export import export_activation
-from warehouse.sync_ledger import SyncLedger
 
 PUBLISHED = dg.AssetKey(["published", "marts"])
 
@@ -46,8 +44,6 @@ def publication(after: Iterable[dg.AssetKey]) -> dg.AssetsDefinition:
             graph = model_graph()
             schema = check_models(graph, con)
             lineage = {name: column_lineage(graph, name, schema) for name in graph.select("marts")}
-            with SyncLedger(brand_home.home.sync_ledger) as ledger:
-                export_activation(con, ledger)
             as_of, brand = brand_home.as_of(context), brand_home.brand
             done = publish(
                 brand_home.home,

@@ -8,11 +8,13 @@ from typing import Any
 import dagster as dg
 
 from cdp.errors import CdpError, RetriableError
+from cdp.streams import Stream
 from connectors import registry
 from connectors.settings import SourcesConfig, TrackingSource, WeComSource
 from pipelines.collected import prune_collected
 from pipelines.progress import Tracker, track
 from pipelines.resources import BrandHome
+from pipelines.sql_assets import model_graph
 from warehouse.home import load_config
 from warehouse.landing import LandingReport, land
 
@@ -42,7 +44,12 @@ def _pull(name: str, settings: Any) -> dg.AssetsDefinition:
                 owners=["team:data"],
                 kinds={settings.connector, "parquet"},
                 description=f"{stream.description or stream.name}, from {name} ({summary}), as it came, landed once.",
-                metadata={"family": stream.family, "mode": stream.mode, "key": ", ".join(stream.key)},
+                metadata={
+                    "family": stream.family,
+                    "mode": stream.mode,
+                    "key": ", ".join(stream.key),
+                    "dagster/column_schema": _columns(stream),
+                },
             )
             for stream in streams
         ],
@@ -76,6 +83,17 @@ def _pull(name: str, settings: Any) -> dg.AssetsDefinition:
                 _prune(brand_home, tracker)
 
     return pull
+
+
+def _columns(stream: Stream) -> dg.TableSchema:
+    """Columns of a stream. What is in them is shown nowhere: raw rows are as they came, personal data and all."""
+    words = model_graph().words
+    return dg.TableSchema(
+        [
+            dg.TableColumn(column.name, column.type, description=column.description or words.get(column.name))
+            for column in stream.columns
+        ]
+    )
 
 
 def _prune(brand_home: BrandHome, tracker: Tracker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from cdp.privacy.traces import is_distinctive
 from pipelines.upkeep import scene
 from tests.e2e.conftest import WholeWay
-from warehouse.erasure import erase
+from warehouse.erasure import erase, preview
 from warehouse.home import Home
 from warehouse.raw import reconcile
 
@@ -24,6 +25,15 @@ def spelt_in(home: Home, values: list[bytes]) -> list[str]:
     files = [path for path in sorted(home.root.rglob("*")) if path.is_file() and not path.is_symlink()]
     ours = [path for path in files if not path.is_relative_to(home.root / "brand")]
     return [str(path.relative_to(home.root)) for path in ours if any(value in path.read_bytes() for value in values)]
+
+
+def test_the_guide_names_somebody_of_the_demo(whole_way: WholeWay) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "privacy.md").read_text(encoding="utf-8")
+    commands = re.findall(r"cdp identity forget (\w+:\w+) ", guide.split("```")[1])
+    assert len(set(commands)) == 1
+    report = preview(scene(whole_way.home), commands[:1], now=datetime.now(UTC))
+    assert len(report.people) == 1
+    assert {"data/raw/members/people", "identity graph", "marts.dim_people"} <= set(report.counts)
 
 
 def test_a_person_of_a_whole_brand_is_forgotten_everywhere(whole_way: WholeWay, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def make_home(root: Path) -> Home:
 
 def plant_copies(home: Home) -> None:
     """What people do with data: a log line, a page, a workbook of rejects, all in the home."""
+    home.logs.mkdir(exist_ok=True)
     (home.logs / "notes.log").write_text(f"looked at {PHONE}\nlooked at nobody\n", encoding="utf-8")
     pages = home.root / "reports"
     pages.mkdir(exist_ok=True)

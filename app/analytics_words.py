@@ -57,6 +57,8 @@ _ZH = {
     "ok": "正常",
     "out of bounds": "超出",
     "step": "步骤",
+    "nobody ever did": "没有人做过",
+    "nobody enters it": "没有人进入",
     "optional": "可选",
     "reached": "到达",
     "of all": "占全部",

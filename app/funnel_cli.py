@@ -14,7 +14,7 @@ from app.context import brand, config, console, errors, published
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from cdp.tags.config import TagsConfig
-from warehouse.analytics import funnel_chart, run_published, stored_steps
+from warehouse.analytics import find_funnel, funnel_chart, run_published, silent_steps, stored_steps
 
 app = typer.Typer(no_args_is_help=True)
 _WIDTH = 24
@@ -34,6 +34,9 @@ def run(
     with published() as con:
         purposes = config("tags.yaml", TagsConfig).purposes
         rows = run_published(con, funnels, name, timezone=brand().timezone, purposes=purposes)
+        silent = silent_steps(con, find_funnel(funnels, name), marts="marts")
+    for step, event, instead in silent:
+        errors.print(f"[yellow]{say('step')} {step}: {say('nobody ever did')} `{event}`[/]{instead}", highlight=False)
     _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 
@@ -68,8 +71,10 @@ def _print(name: str, rows: Sequence[dict[str, Any]], *, by: bool, chart: Path |
     whole = [row for row in rows if row["all_buckets"] and row["all_values"]]
     if as_json:
         console.print_json(data=list(rows), default=str)
-    else:
+    elif whole:
         console.print(bars(name, whole))
+    else:
+        console.print(f"{name}: {say('nobody enters it')}", highlight=False)
     if by and not as_json:
         values = list(
             dict.fromkeys(row["breakdown_value"] for row in rows if row["all_buckets"] and not row["all_values"])

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
@@ -17,10 +17,29 @@ from cdp.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Origin:
+    """The file a model was read from, and its nodes with their lines. It makes no difference to what the model says."""
+
+    def __init__(self, file: str, data: Any) -> None:
+        self.file, self.data = file, data
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
 class Strict(BaseModel):
     """Base of every configuration model: unknown keys are faults, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    _origin: _Origin | None = PrivateAttr(default=None)
+
+    def place(self, *path: str) -> str:
+        """`file:line` of *path* in the file that `parse` read this from, for faults that only the data shows. Items of
+        a list go by their `id`. Empty when it was not read from a file."""
+        return f"{self._origin.file}:{line_of(self._origin.data, path)}" if self._origin else ""
 
 
 def parse(text: str, model: type[M], *, file: str) -> M:
@@ -30,7 +49,10 @@ def parse(text: str, model: type[M], *, file: str) -> M:
     """
     data = _load(text, file)
     try:
-        return model.model_validate(_plain(data))
+        found = model.model_validate(_plain(data))
+        if isinstance(found, Strict):
+            found._origin = _Origin(file, data)
+        return found
     except ValidationError as error:
         faults = [_fault(file, data, model, item) for item in error.errors(include_url=False)]
         raise ConfigError(
@@ -98,10 +120,20 @@ def line_of(data: Any, path: Sequence[Any]) -> int:
         if isinstance(node, CommentedMap) and part in node:
             line = node.lc.key(part)[0] + 1
             node = node[part]
-        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
-            line = node.lc.item(part)[0] + 1
-            node = node[part]
+        elif isinstance(node, CommentedSeq) and (number := _number(node, part)) is not None:
+            line = node.lc.item(number)[0] + 1
+            node = node[number]
     return line
+
+
+def _number(items: CommentedSeq, part: Any) -> int | None:
+    """Which of *items* is meant: by number, or by its `id`."""
+    if isinstance(part, int):
+        return part if part < len(items) else None
+    ids = [item.get("id") if isinstance(item, CommentedMap) else None for item in items]
+    if part in ids:
+        return ids.index(part)
+    return int(part) if str(part).isdecimal() and int(part) < len(items) else None
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:

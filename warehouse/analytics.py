@@ -5,8 +5,8 @@ Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (r
 closed business day and replace their tables in one transaction each.
 """
 
-from warehouse.analytics_funnel_reports import funnel_chart, run_published, stored_steps
-from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels
+from warehouse.analytics_funnel_reports import find_funnel, funnel_chart, run_published, stored_steps
+from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels, silent_steps
 from warehouse.analytics_ltv import LtvReport, build_ltv
 from warehouse.analytics_ltv_reports import ltv_chart, ltv_cohorts, ltv_models, ltv_of_channels, ltv_of_person
 from warehouse.analytics_metric_reports import repurchase
@@ -40,6 +40,7 @@ __all__ = [
     "check_funnels",
     "check_tags",
     "explain_tag",
+    "find_funnel",
     "forget_tags",
     "funnel_chart",
     "health_rows",
@@ -53,5 +54,6 @@ __all__ = [
     "repurchase",
     "run_published",
     "set_manual_tag",
+    "silent_steps",
     "stored_steps",
 ]

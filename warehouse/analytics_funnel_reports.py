@@ -32,8 +32,8 @@ def run_published(
 ) -> list[dict[str, Any]]:
     """Compute funnel *name* on the marts of *con*; rows as in `fct_funnel_steps`. Makes temp tables only. *purposes*:
     as in `build_funnels`."""
-    funnel = _find(funnels, name)
-    check_funnels(con, FunnelsConfig(funnels=(funnel,)), marts=marts, purposes=purposes)
+    funnel = find_funnel(funnels, name)
+    check_funnels(con, funnels.model_copy(update={"funnels": (funnel,)}), marts=marts, purposes=purposes)
     at = feature_cut(con, marts)
     day = con.execute("select cast(timezone(?, ?::timestamptz) as date)", [timezone, at]).fetchall()[0][0]
     run_funnel(con, funnel, cut=Cut(at, day), timezone=timezone, marts=marts, purposes=purposes)
@@ -46,7 +46,8 @@ def stored_steps(con: duckdb.DuckDBPyConnection, name: str, *, marts: str = "mar
     return con.sql(query, params={"name": name}).to_arrow_table().to_pylist()
 
 
-def _find(funnels: FunnelsConfig, name: str) -> Funnel:
+def find_funnel(funnels: FunnelsConfig, name: str) -> Funnel:
+    """The funnel called *name*. Raises `ConfigError` with the nearest name."""
     try:
         return funnels.funnel(name)
     except KeyError as error:

@@ -132,7 +132,14 @@ def check_funnels(
     for purpose in sorted({funnel.consent_purpose for funnel in funnels.funnels if funnel.consent_purpose}):
         faults += check(known[purpose], columns.get("fct_person_features", []), where=f"purposes.{purpose}")[1]
     if faults:
-        raise ConfigError("\n".join(f"funnels.yaml: {fault}" for fault in faults), hint="mend config/funnels.yaml")
+        places = [fault.split(": ")[0].split(".") for fault in faults]
+        raise ConfigError(
+            "\n".join(
+                f"{funnels.place('funnels', *place) or 'funnels.yaml'}: {fault}"
+                for place, fault in zip(places, faults, strict=True)
+            ),
+            hint="mend config/funnels.yaml",
+        )
 
 
 def _faults(funnel: Funnel, tables: dict[str, list[str]]) -> list[str]:
@@ -155,6 +162,15 @@ def _faults(funnel: Funnel, tables: dict[str, list[str]]) -> list[str]:
         if funnel.breakdown.by not in tables.get(table, []):
             found.append(f"{funnel.id}.breakdown.by: {_unknown(funnel.breakdown.by, tables.get(table, []), table)}")
     return found
+
+
+def silent_steps(con: duckdb.DuckDBPyConnection, funnel: Funnel, *, marts: str = MARTS) -> list[tuple[str, str, str]]:
+    """(step, event, how to go on) of every event that nobody in `fct_journey` ever did."""
+    found = con.execute(f"select distinct event_name from {marts}.fct_journey where event_name is not null").fetchall()
+    names = sorted(row[0] for row in found)
+    return [
+        (step.id, event, nearest(event, names)) for step in funnel.steps for event in step.events if event not in names
+    ]
 
 
 def _unknown(name: str, columns: Collection[str], table: str = "fct_journey") -> str:

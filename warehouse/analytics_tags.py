@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import duckdb
 
@@ -152,7 +153,14 @@ def check_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, marts: str =
     """Raise one `ConfigError` with every expression and source that does not fit the marts there are."""
     faults = compiled.faults_of(tags, mart_columns(con, marts))
     if faults:
-        raise ConfigError("\n".join(f"tags.yaml: {fault}" for fault in faults), hint="mend config/tags.yaml")
+        raise ConfigError("\n".join(map(partial(_placed, tags), faults)), hint="mend config/tags.yaml")
+
+
+def _placed(tags: TagsConfig, fault: str) -> str:
+    """*fault*, which begins with its place in the configuration, behind file and line."""
+    path = fault.split(": ")[0].split(".")
+    top = () if path[0] in ("scores", "purposes") else ("tag_groups",)
+    return f"{tags.place(*top, *path) or 'tags.yaml'}: {fault}"
 
 
 def mart_columns(con: duckdb.DuckDBPyConnection, marts: str = MARTS) -> dict[str, list[str]]:

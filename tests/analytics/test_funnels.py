@@ -12,7 +12,7 @@ from cdp.config import parse
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, build_marts, insert, open_memory
-from warehouse.analytics import build_funnels
+from warehouse.analytics import build_funnels, check_funnels, find_funnel, silent_steps
 
 MARTS = "marts_db.marts"
 
@@ -286,3 +286,22 @@ def test_a_misspelt_column_is_told_before_anything_runs(
 def test_options_that_contradict_each_other_are_told(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(f"funnels: [{{id: f, {text}}}]", FunnelsConfig, file="funnels.yaml")
+
+
+def test_a_wrong_column_comes_with_its_line_and_an_event_nobody_did_with_the_nearest(
+    brand: duckdb.DuckDBPyConnection,
+) -> None:
+    text = """
+funnels:
+  - id: other
+    steps: [{id: a, event: page_view}]
+  - id: mine
+    steps:
+      - {id: a, event: page_veiw}
+      - {id: b, event: order_paid, where: "amont > 1"}
+"""
+    config = parse(text, FunnelsConfig, file="funnels.yaml")
+    with pytest.raises(ConfigError, match=r"^funnels.yaml:8: mine.steps.b.where: .*did you mean `amount`\?"):
+        check_funnels(brand, config)
+    told = silent_steps(brand, find_funnel(config, "mine"))
+    assert told == [("a", "page_veiw", "; did you mean `page_view`?")]

@@ -164,6 +164,19 @@ def test_a_wrong_rule_is_told_before_anything_runs(few: duckdb.DuckDBPyConnectio
         build(few, config)
 
 
+def test_a_wrong_column_comes_with_its_line(few: duckdb.DuckDBPyConnection) -> None:
+    config = tags(
+        "scores:\n  m: {by: net_amout}\ntag_groups:\n  - {id: a, kind: fact, value: city}\n"
+        '  - id: b\n    kind: rule\n    rules:\n      甲: "orders_paid > 0"\n      乙: "order_paid > 1"\n'
+    )
+    with pytest.raises(ConfigError) as told:
+        build(few, config)
+    assert [line.split(": ")[:2] for line in told.value.message.splitlines()] == [
+        ["tags.yaml:2", "scores.m.by"],
+        ["tags.yaml:9", "b.rules.乙"],
+    ]
+
+
 def test_faults_of_the_file_come_with_line_and_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"tags.yaml:3:.*did you mean `stage`"):
         tags("tag_groups:\n  - id: a\n    kind: stages\n")

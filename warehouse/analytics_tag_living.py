@@ -94,7 +94,9 @@ def compare_elsewhere(con: duckdb.DuckDBPyConnection, tags: TagsConfig, fresh: T
         select living.person, fresh.one_id, false as is_gone{pairs}
         from temp.tag_elsewhere as fresh
         anti join temp.tag_scope as scope on scope.one_id = fresh.one_id
-        left join activation.tag_living as living on living.one_id = fresh.one_id
+        left join (
+            select * from activation.tag_living where one_id in (select one_id from temp.tag_elsewhere)
+        ) as living on living.one_id = fresh.one_id
         """
     )
     con.execute("drop table temp.tag_elsewhere")

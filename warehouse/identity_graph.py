@@ -222,7 +222,7 @@ def final_ids(con: duckdb.DuckDBPyConnection, loaded: Loaded, outcome: Resolutio
     }).to_arrow())  # fmt: skip
     top = con.execute("select coalesce(max(node_id), 0) from identity.node").fetchall()[0][0]
     con.execute(f"""
-        insert into identity.node
+        create or replace temp table new_epochs as
         select {top} + row_number() over (order by found.node_id, found.epoch), base.type, base.scope, base.value_norm,
             found.epoch, base.node_id, base.barred, null, {EPOCH_HASH.format(epoch="found.epoch")}
         from found_slices as found inner join identity.node as base on found.node_id = base.node_id
@@ -230,6 +230,10 @@ def final_ids(con: duckdb.DuckDBPyConnection, loaded: Loaded, outcome: Resolutio
             select 1 from identity.node as node where node.epoch_of = found.node_id and node.epoch = found.epoch
         )
     """)
+    # Not when there are none: after a large insert into a table, one of no rows in a given order makes DuckDB 2.0 lose
+    # sight of all that is inserted there later, until the next checkpoint.
+    if con.execute("select count(*) from new_epochs").fetchall()[0][0]:
+        con.execute("insert into identity.node from new_epochs")
     con.execute("""create or replace temp table now_sliced as
         select found.node_id, found.epoch, coalesce(node.node_id, found.node_id) as slice_node,
             case when not found.no_since then make_timestamptz(found.since) end as valid_from,

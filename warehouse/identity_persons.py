@@ -185,7 +185,7 @@ def _mint(
         raise CheckFailedError(f"{twice} new one_ids are equal", hint="report it with the run id; nothing was stored")
     con.execute(
         """insert into identity.one_id_registry
-        select number, one_id, 'live', ?, ?, generation, null, null, number from minted order by number""",
+        select number, one_id, 'live', ?, ?, generation, null, null, number from minted""",
         [run, as_of],
     )
     con.execute("drop table minted")

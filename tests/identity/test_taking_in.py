@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 
 from cdp.identity.memory import Item, micros, resolve_items
 from cdp.identity.rules import IdentityRules
-from tests.identity.brands import AS_OF, SECRET, Brand, Seen, elements, seen
+from tests.identity.brands import AS_OF, COLUMNS, SECRET, Brand, Seen, elements, seen
 from tests.identity.random_evidence import POOL, RULES, as_seen, blocked, rows
 from warehouse.identity_frames import handed_over
 from warehouse.identity_store import rebuild_identities
@@ -120,6 +121,23 @@ def test_what_is_stored_is_what_the_model_has_whatever_happened_to_its_rows(seed
         assert stored == given, f"seed {seed}, step {step}"
     expected = resolve_items(list(kept.values()), RULES, as_of=micros(AS_OF), barred=filter(blocked, POOL))
     assert brand.partition() == expected.partition()
+
+
+def test_what_a_later_run_adds_is_seen_before_any_checkpoint(tmp_path: Path) -> None:
+    """Many identifiers at once fill whole row groups; the next run of the same process numbers after them."""
+    con = duckdb.connect(str(tmp_path / "warehouse.duckdb"), config={"checkpoint_threshold": "10GB"})
+    brand = Brand(con=con)
+    many = 130_000
+    con.execute(f"""insert into {EVIDENCE} ({COLUMNS})
+        select 'crm', 'm' || i, 'bind', moment, moment, moment, 1, 1,
+            [{{'type': 'member_id', 'scope': '', 'value': 'M' || i}}]
+        from (select i, timestamptz '2025-01-01 00:00:00+00' as moment from range({many}) as t(i))""")
+    brand.run()
+    for place in range(2):
+        brand.run(seen(member_id=f"N{place}"))
+        table = "select count(*), max(node_id), count(distinct node_id) from (select node_id from identity.node)"
+        assert con.execute(table).fetchall() == [(many + place + 1,) * 3]
+    con.close()
 
 
 def words(*given: str) -> Callable[[slice], pl.DataFrame]:

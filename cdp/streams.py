@@ -99,7 +99,10 @@ class Batch:
     this batch is committed. *received*: rows that came, rejected ones included. *complete*: True on the last batch of a
     full pull that ended cleanly; only then are vanished keys of a snapshot stream marked deleted. *keys_only*: the rows
     hold just the key columns of what still exists; they land nothing, and with *complete* they show what was deleted.
-    *known*: columns beside the declared ones that are expected, so no drift.
+    *known*: columns beside the declared ones that are expected, so no drift. *again*: the rows were asked for by key;
+    one that was rejected before with the same content is no new reject. *notes*: what a person should know.
+
+    A pull that is a generator is sent, for a batch of `keys_only`, the `_row_number`s whose keys have never landed.
     """
 
     stream: str
@@ -110,6 +113,8 @@ class Batch:
     complete: bool = False
     keys_only: bool = False
     known: tuple[str, ...] = ()
+    again: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def received(self) -> int:

@@ -231,6 +231,7 @@ class ServerDatabase(Source):
     user: str
     password: Secret | None = None
     connect_timeout: int = Field(10, ge=1)
+    read_timeout: int = Field(600, ge=1, description="seconds to wait for one page; then it is asked for again")
     ssl: bool = False
     streams: dict[str, TableStream]
 

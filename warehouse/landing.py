@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -174,16 +174,18 @@ class _Landing:
         pending: list[Batch] = []
         pull = iter(connector.pull(self.stream, self.state))
         fault: CdpError | None = None
+        unlanded: list[int] | None = None
         while True:
             try:
-                item = next(pull, None) if fault is None else _throw(pull, fault)
+                item = _next(pull, unlanded) if fault is None else _throw(pull, fault)
             except Exception:
                 # The pages before the fault are whole: commit them, so that the next try goes on behind them.
                 if pending and fault is None:
                     yield self._commit(pending)
                 raise
-            fault = None
-            if isinstance(item, Batch):
+            fault, unlanded = None, None
+            compares = isinstance(item, Batch) and item.keys_only and not item.complete
+            if isinstance(item, Batch) and not compares:
                 pending.append(item)
                 if not (item.complete or item.source_file) and _rows(pending) < COMMIT_ROWS:
                     continue
@@ -192,9 +194,11 @@ class _Landing:
                     yield self._commit(pending)
                 if isinstance(item, JsonLines):
                     yield self._commit_lines(item)
+                if isinstance(item, Batch) and compares:  # against all that came before it
+                    unlanded = self._unlanded(item)
             except CdpError as error:
                 fault = error
-            pending = []
+            pending = [item] if isinstance(item, Batch) and compares and fault is None else []
             if item is None and fault is None:
                 return
             if item is None and fault is not None:
@@ -207,8 +211,12 @@ class _Landing:
         complete, file = batches[-1].complete, batches[-1].source_file
         received = sum(batch.received for batch in batches)
         prepared = prepare(batches, self.stream)
+        told = 0
+        if any(batch.again for batch in batches):
+            prepared, told = self._without_told(prepared)
+        compared = sum(batch.frame.height for batch in batches if batch.keys_only)
         seq = self.ledger.reserve()
-        self._check_budget(received, prepared.rejects, seq, file)
+        self._check_budget(received + compared, prepared.rejects, seq, file)
         con = self._engine()
         hashed = self._hashed(prepared)
         news = self._fresh(con, hashed)
@@ -228,7 +236,7 @@ class _Landing:
             file=file,
             received=received,
             landed=fresh.height,
-            duplicates=hashed.height - news.height,
+            duplicates=hashed.height - news.height + told,
             rejected=len(prepared.rejects),
             deleted=0 if tombstones is None else tombstones.height,
             loaded_at=self.now.isoformat(),
@@ -239,13 +247,20 @@ class _Landing:
         known = {name for batch in batches for name in batch.known}
         drift = tuple(name for name in prepared.extras if not name.startswith("_") and name not in known)
         self._finish(record, batches[-1].state, drift, complete=complete)
+        self._note(note for batch in batches for note in batch.notes)
         self._remember(con, fresh, tombstones)
         self.keys = None
         return record
 
     def _hashed(self, prepared: Prepared) -> pl.DataFrame:
-        """The prepared rows with `_extra`, `_row_hash`, `_key_hash` and their order `_ord`."""
+        """The prepared rows with `_extra`, `_row_hash`, `_key_hash` and their order `_ord`.
+
+        Rows of no file are numbered anew: their pages each count from 1, and of two versions of a row that came in one
+        commit the higher number is the later one.
+        """
         frame = with_extra(prepared.frame).with_row_index("_ord").with_columns(pl.col("_ord").cast(pl.Int64))
+        placed = pl.when(pl.col("_source_file").is_null()).then(pl.col("_ord") + 1).otherwise(pl.col("_row_number"))
+        frame = frame.with_columns(placed.alias("_row_number"))
         content = [*[column.name for column in self.stream.columns], "_extra"]
         return frame.with_columns(
             row_digests(frame, content).alias("_row_hash"), row_digests(frame, self.stream.key).alias("_key_hash")
@@ -388,6 +403,10 @@ class _Landing:
         if record.file:
             self.totals.files[record.file] = None
 
+    def _note(self, notes: Iterable[str]) -> None:
+        report = self.totals.report
+        self.totals.report = replace(report, notes=tuple(dict.fromkeys([*report.notes, *notes])))
+
     def _check_budget(
         self, received: int, rejects: Sequence[tuple[str | None, Reject]], seq: int, file: str | None
     ) -> None:
@@ -451,11 +470,38 @@ class _Landing:
     def _note_keys(self, con: duckdb.DuckDBPyConnection, batch: Batch) -> None:
         if not batch.frame.height:
             return
-        typed = prepare([replace(batch, keys_only=False)], replace(self.stream, columns=self._key_columns()))
-        keys = row_digests(typed.frame, self.stream.key).alias("_key_hash").to_frame()
-        con.register("keys", keys.to_arrow())
+        con.register("keys", self._keys(batch).to_arrow())
         con.execute("insert into seen select _key_hash from keys")
         con.unregister("keys")
+
+    def _keys(self, batch: Batch) -> pl.DataFrame:
+        """`_row_number` and `_key_hash` of a batch of keys."""
+        typed = prepare([replace(batch, keys_only=False)], replace(self.stream, columns=self._key_columns())).frame
+        return typed.select("_row_number", row_digests(typed, self.stream.key).alias("_key_hash"))
+
+    def _unlanded(self, batch: Batch) -> list[int]:
+        """The rows of a batch of keys that have never landed, or landed as deleted."""
+        if not batch.frame.height:
+            return []
+        con = self._engine()
+        con.register("keys", self._keys(batch).to_arrow())
+        try:
+            sql = """
+                select _row_number from keys anti join (select _key_hash from known where _row_hash <> 0) as known
+                using (_key_hash) order by _row_number
+            """
+            return _frame(con, sql)["_row_number"].to_list()
+        finally:
+            con.unregister("keys")
+
+    def _without_told(self, prepared: Prepared) -> tuple[Prepared, int]:
+        """*prepared* without the rejects that are kept already, and how many those were."""
+        files = [*self.rejects_folder.glob("b*.parquet")]
+        if not prepared.rejects or not files:
+            return prepared, 0
+        kept = set(pl.read_parquet(files, columns=["raw"])["raw"])
+        new = tuple(pair for pair in prepared.rejects if self.barrier.reject(pair[1]).raw not in kept)
+        return replace(prepared, rejects=new), len(prepared.rejects) - len(new)
 
     def _key_columns(self) -> tuple[Any, ...]:
         return tuple(self.stream.column(name) for name in self.stream.key)
@@ -465,8 +511,7 @@ class _Landing:
         if not self.compares:
             return False
         if rejected + self.rejected_before + self.totals.report.rejected:
-            note = "rows were rejected, so nothing was marked deleted"
-            self.totals.report = replace(self.totals.report, notes=(*self.totals.report.notes, note))
+            self._note(["rows were rejected, so nothing was marked deleted"])
             return False
         return True
 
@@ -537,6 +582,17 @@ class _Landing:
 
 def _rows(batches: Sequence[Batch]) -> int:
     return sum(batch.frame.height for batch in batches)
+
+
+def _next(pull: Iterator[Batch | JsonLines], unlanded: list[int] | None) -> Batch | JsonLines | None:
+    """The connector's next item, None at its end; *unlanded* answers the keys it gave last."""
+    if unlanded is None or not isinstance(pull, Generator):
+        return next(pull, None)
+    try:
+        item: Batch | JsonLines = pull.send(unlanded)
+    except StopIteration:
+        return None
+    return item
 
 
 def _throw(pull: Iterator[Batch | JsonLines], fault: CdpError) -> Batch | JsonLines | None:

@@ -7,7 +7,7 @@ full each time. A page is one query of its own: a connection that breaks is open
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from cdp.errors import CdpError, ConfigError, FatalError, RetriableError
 from cdp.streams import Batch, SourceCheck, Stream
-from connectors.database.dialects import Row, Session, as_text, session
+from connectors.database.dialects import Row, Session, as_text, is_wall_time, session
 from connectors.files.connector import mapped_streams
 from connectors.mapping import apply, rules_of
 from connectors.registry import SourceContext
@@ -26,6 +26,7 @@ from connectors.sample import sample
 from connectors.settings import TableStream, duration
 
 _ATTEMPTS = 5
+_KEYS_A_QUERY = 200
 _MARK = "\x00"  # stands for a parameter until the driver is known
 # What a MySQL zero date is read as is null, yet it sorts before every date.
 _BEFORE_ALL = "0000-00-00 00:00:00"
@@ -109,12 +110,27 @@ class DatabaseConnector:
         cursor = plan.mapping.cursor
         place = _Place(state["cursor"], tuple(state["key"])) if state.get("cursor") is not None else None
         place = None if self.window else place
-        for names, rows, _ in self._pages(plan, place, where=self._bounds(plan), by_cursor=True):
+        latest = self._latest(plan)
+        notes = self._doubts(plan, latest)
+        for names, rows, _ in self._pages(plan, place, where=self._bounds(plan, latest), by_cursor=True):
             if rows and not self.window:
                 reached = _plain(_values(names, rows[-1], (str(cursor), *plan.key)))
                 state = {"cursor": _BEFORE_ALL if reached[0] is None else reached[0], "key": reached[1:]}
-            yield self._batch(plan, names, rows, state)
+            yield self._batch(plan, names, rows, state, notes=notes)
         return state
+
+    def _doubts(self, plan: _Plan, latest: Any) -> tuple[str, ...]:
+        """What to tell where the window's end rests on a guess: a time without a zone, and nobody said which it is."""
+        if self.context.settings.timezone is not None or not is_wall_time(latest):
+            return ()
+        return (
+            f"`{plan.mapping.cursor}` holds times without a zone: read as {self.context.timezone}, the brand's;"
+            f" if the database writes another (UTC, say), give `timezone:` under sources.{self.context.name},"
+            " or rows committed late are missed",
+        )
+
+    def _latest(self, plan: _Plan) -> Any:
+        return self._rows(f"select max({self._quote(str(plan.mapping.cursor))}) from {plan.origin}", [])[1][0][0]
 
     def _without_cursor(self, plan: _Plan, state: Mapping[str, Any]) -> Iterator[Batch]:
         where = (f"{self._quote(str(plan.mapping.cursor))} is null", None)
@@ -122,23 +138,53 @@ class DatabaseConnector:
             if rows:
                 yield self._batch(plan, names, rows, state)
 
-    def _keys(self, plan: _Plan, state: Mapping[str, Any]) -> Iterator[Batch]:
-        """The keys that exist now. The last page says that it is the last, and only then is anything deleted."""
-        for names, rows, last in self._pages(plan, None, by_cursor=False, only_keys=True):
-            frame = _frame(names, rows)
-            mapped = apply(
-                frame, plan.stream, plan.mapping, timezone=self.context.timezone, only=plan.stream.key
-            )  # fmt: skip
-            yield Batch(plan.stream.name, mapped.frame, state, keys_only=True, complete=last)
+    def _keys(self, plan: _Plan, state: Mapping[str, Any]) -> Generator[Batch, Sequence[int] | None, None]:
+        """The keys that exist now, and the rows of those that have never landed: committed later than the lag, say.
+
+        The last batch says that it is the last, and only then is anything deleted.
+        """
+        frame = pl.DataFrame()
+        for names, rows, _ in self._pages(plan, None, by_cursor=False, only_keys=True):
+            frame = self._mapped_keys(plan, names, rows)
+            unlanded = yield Batch(plan.stream.name, frame, state, keys_only=True)
+            keys = [_values(names, rows[number - 1], plan.key) for number in unlanded or ()]
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                found = self._rows(*self._by_key(plan, keys[start : start + _KEYS_A_QUERY]))
+                yield self._batch(plan, *found, state, again=True)
+        yield Batch(plan.stream.name, frame.clear(), state, keys_only=True, complete=True)
+
+    def _mapped_keys(self, plan: _Plan, names: list[str], rows: Sequence[Row]) -> pl.DataFrame:
+        frame = _frame(names, rows)
+        return apply(frame, plan.stream, plan.mapping, timezone=self.context.timezone, only=plan.stream.key).frame
+
+    def _by_key(self, plan: _Plan, keys: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+        one = "(" + " and ".join(f"{self._quote(name)} = {_MARK}" for name in plan.key) + ")"
+        return f"select * from {plan.origin} where {' or '.join([one] * len(keys))}", [
+            cell for key in keys for cell in key
+        ]
 
     def _batch(
-        self, plan: _Plan, names: list[str], rows: Sequence[Row], state: Mapping[str, Any], *, complete: bool = False
+        self,
+        plan: _Plan,
+        names: list[str],
+        rows: Sequence[Row],
+        state: Mapping[str, Any],
+        *,
+        complete: bool = False,
+        again: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> Batch:
-        frame = _frame(names, rows)
-        mapped = apply(frame, plan.stream, plan.mapping, timezone=self.context.timezone)
+        mapped = apply(_frame(names, rows), plan.stream, plan.mapping, timezone=self.context.timezone)
         return Batch(
-            plan.stream.name, mapped.frame, state, mapped.rejects, complete=complete, known=mapped.known
-        )  # fmt: skip
+            plan.stream.name,
+            mapped.frame,
+            state,
+            mapped.rejects,
+            complete=complete,
+            known=mapped.known,
+            again=again,
+            notes=notes,
+        )
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 
@@ -187,13 +233,12 @@ class DatabaseConnector:
         filtered = f" where {' and '.join(conditions)}" if conditions else ""
         return f"select {columns} from {plan.origin}{filtered} order by {', '.join(order)}", parameters
 
-    def _bounds(self, plan: _Plan) -> list[tuple[str, Any]]:
+    def _bounds(self, plan: _Plan, latest: Any) -> list[tuple[str, Any]]:
         """The window as (comparison, value): it ends at the source's clock less the lag, or is the one to fill again.
 
         Cursors that are no times (sequences) have no clock to end at.
         """
         column = self._quote(str(plan.mapping.cursor))
-        latest = self._rows(f"select max({column}) from {plan.origin}", [])[1][0][0]
         since, until = self.window or (None, None)
         lag = duration(self.context.settings.lag)
         bounds = []
@@ -291,7 +336,8 @@ class DatabaseConnector:
         names, rows = self._rows(f"select * from {plan.origin} limit 5", [])
         mapped = apply(_frame(names, rows), stream, mapping, timezone=self.context.timezone)
         told = f"{len(rows)} rows read, {len(mapped.rejects)} do not fit; key {', '.join(plan.key)}"
-        return mapped.frame, told
+        doubts = self._doubts(plan, self._latest(plan)) if mapping.cursor else ()
+        return mapped.frame, "; ".join([told, *doubts])
 
 
 def _instant(like: Any, moment: datetime, opened: Session) -> Any:

@@ -5,7 +5,11 @@ Sessions are read-only where the server knows the word, so an account without an
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
@@ -23,6 +27,7 @@ from connectors.settings import ServerDatabase, resolve
 
 Row = Sequence[Any]
 _ZERO_DATE = "0000-00-00"
+_WALL_TIME = re.compile(r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?")
 
 
 class Session(Protocol):
@@ -68,6 +73,13 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, (dict, list, tuple)):
         return orjson.dumps(value, default=as_text).decode()
     return str(value)
+
+
+def is_wall_time(value: Any) -> bool:
+    """Whether *value* is a time of day that does not say in which zone."""
+    if isinstance(value, datetime):
+        return value.tzinfo is None
+    return isinstance(value, str) and bool(_WALL_TIME.fullmatch(value))
 
 
 def _bytes(value: bytes) -> str:
@@ -126,6 +138,7 @@ class _Postgres:
 
         settings: ServerDatabase = context.settings
         self.errors, self.zone = psycopg, context.timezone
+        self.patience = settings.read_timeout + 2.0  # the server gives a statement up by itself, if it is there
         with _connecting(context, psycopg.OperationalError, _postgres_refusal):
             self.connection = psycopg.connect(
                 host=settings.host,
@@ -136,11 +149,12 @@ class _Postgres:
                 connect_timeout=settings.connect_timeout,
                 sslmode="require" if settings.ssl else "prefer",
                 autocommit=True,
-                options="-c default_transaction_read_only=on -c client_encoding=UTF8 -c DateStyle=ISO",
+                options="-c default_transaction_read_only=on -c client_encoding=UTF8 -c DateStyle=ISO"
+                f" -c statement_timeout={settings.read_timeout}s",
             )
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], list[Row]]:
-        with _told(self.errors.Error, self.errors.OperationalError):
+        with _told(self.errors.Error, self.errors.OperationalError), _watched(self.connection.fileno(), self.patience):
             cursor = self.connection.execute(sql.encode(), list(parameters) or None)
             return [item.name for item in cursor.description or ()], list(cursor.fetchall())
 
@@ -192,6 +206,7 @@ class _Mysql:
                 user=settings.user,
                 password=_password(context) or "",
                 connect_timeout=settings.connect_timeout,
+                read_timeout=settings.read_timeout,
                 charset="utf8mb4",
                 autocommit=True,
                 ssl={"check_hostname": False} if settings.ssl else None,
@@ -286,6 +301,23 @@ def _told(kind: type[Exception], *lost: type[Exception], busy: Sequence[str] = (
         if gone and not missing:
             raise RetriableError(f"the database broke off: {text}") from error
         raise FatalError(f"the query failed: {text}", hint="check `table`, `query`, `cursor` and `key`") from error
+
+
+@contextmanager
+def _watched(connection: int, seconds: float) -> Iterator[None]:
+    """Break *connection* (a socket's number) when its answer takes longer: psycopg itself would wait for ever."""
+
+    def give_up() -> None:
+        with socket.socket(fileno=os.dup(connection)) as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

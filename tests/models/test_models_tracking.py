@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -127,6 +128,36 @@ def test_sensors_profiles_are_unset_and_deleted(con: duckdb.DuckDBPyConnection, 
     ]
     assert ask("select count(*) from staging.stg_sensors__records where type = 'item_set'") == [(1,)]
     assert ask("select count(*) from staging.stg_sensors__events") == [(0,)], "profiles and items are no events"
+
+
+def test_items_of_sensors_are_products(con: duckdb.DuckDBPyConnection, stage: Any) -> None:
+    setting(con, "log", login_id_type="member_id", anonymous_scope="h5")
+    times = (int((NOON + timedelta(minutes=minute)).timestamp() * 1000) for minute in range(20))
+
+    def item(kind: str, item_type: str, item_id: str, **properties: Any) -> dict[str, Any]:
+        at, place = next(times), json.dumps({"item_type": item_type, "item_id": item_id})
+        return sensors(f"{at}", kind, time=at, distinct_id=None, properties=properties) | {"_extra": place}
+
+    land(con, "sensors__records", [
+        item("item_set", "product", "P1", name="奶粉", price=199.5, brand="甲"),
+        item("item_set", "product", "P1", price=189),
+        item("item_set", "product", "P2", name="旧品"),
+        item("ITEM_DELETE", "product", "P2"),
+        item("item_set", "product", "P3", name="下架前", brand="乙"),
+        item("item_delete", "product", "P3"),
+        item("item_set", "product", "P3", name="再上架"),
+        item("item_set", "article", "A1", title="喂养指南"),
+    ], source="log")  # fmt: skip
+    ask = stage()
+    assert ask("select item_type, item_id, properties from staging.stg_sensors__items order by all") == [
+        ("article", "A1", '{"title":"喂养指南"}'),
+        ("product", "P1", '{"brand":"甲","name":"奶粉","price":189}'),
+        ("product", "P3", '{"name":"再上架"}'),
+    ]
+    assert ask("select product_id, source, product_name, brand, price from staging.stg_products order by all") == [
+        ("P1", "log", "奶粉", "甲", Decimal("189.00")),
+        ("P3", "log", "再上架", None, None),
+    ]
 
 
 def ta(key: str, kind: str, minute: int = 0, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 import models
 from app.context import brand, config, console, home, instant
-from cdp.errors import ConfigError
+from cdp.errors import CheckFailedError, ConfigError
 from connectors import registry
 from connectors.settings import SourcesConfig
 from warehouse.connection import open_warehouse
@@ -24,6 +24,7 @@ from warehouse.model_diff import ModelDiff, diff_model
 from warehouse.models import ModelGraph, ModelRun, check_models, column_lineage, load_models, run_models
 from warehouse.publish import current
 from warehouse.raw import register_raw
+from warehouse.reconcile import grain_checks
 from warehouse.sync_export import register_sync
 from warehouse.sync_ledger import SyncLedger
 
@@ -85,7 +86,13 @@ def run(
     with _warehouse(as_of) as con:
         check_models(graph, con)
         runs = run_models(con, graph, names, on_done=_tell, days=days, full=full)
+        wrong = [check for check in grain_checks(con, graph, names) if not check.passed]
     console.print(f"{len(runs)} models in {sum(item.seconds for item in runs):.1f} s", highlight=False)
+    if wrong:
+        raise CheckFailedError(
+            "\n".join(f"{graph.models[item.table].path}: not {item.description}: {item.observed}" for item in wrong),
+            hint="name the columns that tell rows apart after `grain:`; a run would not publish the table as it is",
+        )
 
 
 @app.command()

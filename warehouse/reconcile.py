@@ -58,10 +58,15 @@ def reconcile_layers(con: duckdb.DuckDBPyConnection, graph: ModelGraph) -> list[
     """
     there = _tables(con)
     return [
-        *(check for name in graph.order if name in there for check in _grain(con, graph.models[name])),
+        *grain_checks(con, graph, [name for name in graph.order if name in there]),
         *_rows(con, there),
         *_led(con, there),
     ]
+
+
+def grain_checks(con: duckdb.DuckDBPyConnection, graph: ModelGraph, names: Sequence[str]) -> list[CheckResult]:
+    """Whether a row of each of the models *names* is what its `grain:` says."""
+    return [check for name in names for check in _grain(con, graph.models[name])]
 
 
 def _grain(con: duckdb.DuckDBPyConnection, model: Model) -> Iterator[CheckResult]:

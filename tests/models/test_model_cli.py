@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from app.home_cli import create_home
 from app.main import app
-from cdp.errors import ConfigError
+from cdp.errors import CheckFailedError, ConfigError
 from tests.models.model_worlds import empty_identity, land, make_raw
 from warehouse.connection import open_warehouse
 from warehouse.home import Home
-from warehouse.models import ModelGraph, run_models
+from warehouse.models import ModelGraph, load_models, run_models
 from warehouse.publish import publish
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -62,3 +62,19 @@ def test_a_home_that_never_ran_is_checked_too(tmp_path: Path) -> None:
 def test_a_wrong_name_is_told(home: Home) -> None:
     with pytest.raises(ConfigError, match=r"no model is called `dim_product`; did you mean"):
         cdp(home, "run", "dim_product")
+
+
+def test_a_wrong_grain_is_told_as_soon_as_the_model_has_run(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own" / "marts"
+    folder.mkdir(parents=True)
+    (folder / "dim_things.sql").write_text(
+        "/*\nThings.\ndescription_zh: 物\ngrain: thing_id\nowner: data\n*/\n"
+        "with dim_things as (\n    select unnest([1, 1, 2]) as thing_id  -- the thing\n)\n\nselect * from dim_things\n",
+        encoding="utf-8",
+    )
+    (folder.parent / "external.yaml").write_text("", encoding="utf-8")
+    monkeypatch.setattr("app.model_cli._graph", lambda: load_models(folder.parent))
+    with pytest.raises(CheckFailedError, match="dim_things.sql: not one row per thing_id: 1 of 3 rows share"):
+        cdp(home, "run", "dim_things")

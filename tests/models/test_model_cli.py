@@ -76,5 +76,5 @@ def test_a_wrong_grain_is_told_as_soon_as_the_model_has_run(
     )
     (folder.parent / "external.yaml").write_text("", encoding="utf-8")
     monkeypatch.setattr("app.model_cli._graph", lambda: load_models(folder.parent))
-    with pytest.raises(CheckFailedError, match="dim_things.sql: not one row per thing_id: 1 of 3 rows share"):
+    with pytest.raises(CheckFailedError, match=r"dim_things.sql: not one row per thing_id: 1 of 3 rows share"):
         cdp(home, "run", "dim_things")

@@ -22,7 +22,8 @@ PHONE = re.compile(rb"(?<![0-9A-Za-z])1[3-9][0-9]{9}(?![0-9A-Za-z])")
 UNIONID = re.compile(rb"(?<![0-9A-Za-z_-])o[0-9A-Za-z_-]{27}(?![0-9A-Za-z_-])")
 HAN = re.compile(rb"(?:[\xe4-\xe9][\x80-\xbf][\x80-\xbf])+")
 ESCAPED = re.compile(rb"(?:\\u[4-9][0-9a-f]{3})+")
-EMAIL = re.compile(rb"[0-9A-Za-z._%+-]{2,}@[0-9A-Za-z.-]+\.[A-Za-z]{2,}")
+# From the beginning of a word: else long runs of letters, as fonts in a page have, are read once for each of them.
+EMAIL = re.compile(rb"(?<![0-9A-Za-z._%+-])[0-9A-Za-z._%+-]{2,64}@[0-9A-Za-z.-]+\.[A-Za-z]{2,}")
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def rejects(
         console.print(f"no rejected rows in {name}")
         return
     console.print(_table(frame.head(limit).select("stream", "file", "row_number", "column", "reason")))
-    counts = frame.group_by("stream", "reason").len().sort("len", descending=True)
+    counts = frame.group_by("stream", "reason").len("rows").sort("rows", "reason", descending=[True, False])
     console.print(_table(counts))
 
 

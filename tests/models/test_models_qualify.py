@@ -180,7 +180,7 @@ def test_a_view_may_become_a_table_and_back(things: duckdb.DuckDBPyConnection, w
 
 
 def test_comments_reach_the_database(graph: ModelGraph, con: duckdb.DuckDBPyConnection) -> None:
-    run_models(con, graph, ["stg_sources", "stg_canonical__products", "stg_products"])
+    run_models(con, graph, ["stg_sources", "stg_canonical__products", "stg_sensors__items", "stg_products"])
     text = con.execute("select comment from duckdb_views() where view_name = 'stg_products'").fetchall()[0][0]
     assert "grain: product_id" in text
 

@@ -20,6 +20,7 @@ from cdp.tags.config import Group, RuleGroup, StageGroup, TagsConfig, TierGroup
 from cdp.tags.expressions import columns_of
 from warehouse.analytics_common import MARTS, business_cut
 from warehouse.analytics_tags import new_values_sql, prepare
+from warehouse.touched_people import touch_nobody
 
 # Columns of the features that come from a model fitted anew each day.
 _OF_MODELS = {"p_alive", "exp_orders_90", "exp_orders_365", "pred_net_365", "ltv_total"}
@@ -196,8 +197,7 @@ def replay_tags(
     cut = business_cut(con, as_of, timezone)
     now = con.execute("select getvariable('as_of')").fetchall()[0][0]
     con.execute("set variable as_of = ?::timestamptz", [as_of])
-    con.execute("create or replace temp table touched_people (one_id text)")  # none: facts are made of everyone
-    con.execute("reset variable cursor")
+    touch_nobody(con)
     marts = re.compile(r"(?<![.\w])marts[.]")
     con.execute(f"create or replace temp table replay_facts as {marts.sub(f'{MARTS}.', facts_sql)}")
     features_sql = features_sql.replace("marts.fct_person_facts", "temp.replay_facts")

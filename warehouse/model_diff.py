@@ -12,6 +12,7 @@ from cdp.errors import ConfigError, FatalError
 from cdp.privacy.masking import mask_sql, mask_text
 from warehouse.connection import MARTS_SCHEMA
 from warehouse.models import Model, executable_sql
+from warehouse.touched_people import touch_nobody
 
 _PUBLISHED = "diff_published"
 _NEW = "temp.diff_new"
@@ -54,6 +55,7 @@ def diff_model(con: duckdb.DuckDBPyConnection, model: Model, published: Path) ->
     if model.schema != MARTS_SCHEMA:
         raise ConfigError(f"`{model.name}` is not published", hint="models of the schema `marts` are")
     con.execute(f"attach '{published}' as {_PUBLISHED} (read_only)")
+    touch_nobody(con)
     try:
         con.execute(f"create or replace temp table diff_new as {_query(model)}")
         return _compare(con, model)

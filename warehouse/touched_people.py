@@ -107,6 +107,12 @@ def touched_since_sql(con: duckdb.DuckDBPyConnection, model: str, since: int | N
 # ---------------------------------------------------------------- who is to be made again
 
 
+def touch_nobody(con: duckdb.DuckDBPyConnection) -> None:
+    """Let a query of `fct_person_facts` run outside a run: it makes everyone."""
+    con.execute("create or replace temp table touched_people (one_id text)")
+    con.execute("reset variable cursor")
+
+
 def fill_touched_people(con: duckdb.DuckDBPyConnection, cursor: int | None, sql: str) -> bool:
     """Fill `temp.touched_people(one_id)` with those whose facts differ from the last run's, which was at the cut
     *cursor* (microseconds; None: everyone is made). *sql*: text of the model, for the windows in it.

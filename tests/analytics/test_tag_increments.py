@@ -18,6 +18,7 @@ from tests.analytics.brand import AS_OF, ROOT, ZONE, build_marts, model_graph, o
 from warehouse import analytics_tags
 from warehouse.analytics import build_ltv, build_tags, set_manual_tag
 from warehouse.analytics_tag_scope import plan_scope
+from warehouse.model_diff import diff_model
 from warehouse.models import load_models, run_models
 from warehouse.touched_people import EVENTS, KEPT_RUNS, note_touched, touched_since_sql
 
@@ -362,3 +363,16 @@ def test_a_model_notes_whose_rows_came_went_and_moved(tmp_path: Path) -> None:
         ).fetchall()
         assert (name, None if whole else [row[0] for row in people]) == (name, expected)
     con.close()
+
+
+def test_a_diff_makes_the_facts_of_everyone(tmp_path: Path) -> None:
+    brand = Brand(anew=False)
+    brand.facts(START)
+    brand.facts(START)
+    published = tmp_path / "published.duckdb"
+    brand.con.execute(f"attach '{published}' as copy")
+    brand.con.execute("create schema copy.marts")
+    brand.con.execute(f"create table copy.marts.fct_person_facts as from {MARTS}.fct_person_facts")
+    brand.con.execute("detach copy")
+    assert diff_model(brand.con, model_graph()["fct_person_facts"], published).same
+    brand.con.close()

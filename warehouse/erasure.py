@@ -34,6 +34,7 @@ from warehouse.erasure_files import (
     archive_without,
     bytes_hits,
     engine,
+    is_held,
     is_sqlite,
     parquet_hits,
     put_in_place,
@@ -668,8 +669,8 @@ def _one_file(work: _Work, path: Path) -> tuple[int, int]:
     if zipfile.is_zipfile(path):
         clean = workbook_without if path.suffix.lower() in WORKBOOKS else archive_without
     done = clean(path, work.traces)
-    if done is None:
-        return 0, 0
+    if done is None or (work.apply and is_held(path)):
+        return 0, 0  # what somebody is writing to is cleaned once it is closed; until then the proof finds it
     if work.apply:
         write_over(path, done[0])
     return done[1], 0

@@ -6,6 +6,7 @@ again after a stop, it finds less to do and ends the same.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -330,6 +331,16 @@ def _stream_hits(read: Callable[[int], bytes], traces: Traces) -> int:
         if matches and matches[-1].end() > len(data) - _OVERLAP:
             tail = data[max(matches[-1].end(), len(data) - _OVERLAP) :]
     return found
+
+
+def is_held(path: Path) -> bool:
+    """Whether another holds the advisory lock of a file that is being written: it would go on in the old one."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def put_in_place(temporary: Path, target: Path) -> None:

@@ -63,6 +63,25 @@ def test_what_no_run_reads_is_told_and_what_a_run_would_publish_stops_it(tmp_pat
     assert erasures_are_whole(BrandHome(root=str(home.root))).passed
 
 
+def test_a_file_that_the_collector_is_writing_is_cleaned_once_it_is_closed(tmp_path: Path) -> None:
+    """Put another file in its place and all that is still written to it would be lost."""
+    home = Home(tmp_path / "home")
+    create_home(home)
+    segment = home.root / "data" / "collected" / "sensors" / "aaaa.open"
+    segment.parent.mkdir(parents=True)
+    segment.write_text(f'{{"mobile":"{PHONE}"}}\n', encoding="utf-8")
+    begin(home)
+    with segment.open("ab") as collector:
+        fcntl.flock(collector, fcntl.LOCK_EX)
+        assert finish_erasures(home, now=NOW) == [], "runs go on"
+        collector.write(b'{"mobile":"13700000009"}\n')
+    [why] = PrivacyLedger(home).unfinished().values()
+    assert "aaaa.open" in why
+    [report] = finish_erasures(home, now=NOW)
+    assert report.found == ()
+    assert segment.read_text(encoding="utf-8") == '{"mobile":"13700000009"}\n'
+
+
 def test_a_run_of_the_scheduler_finishes_erasures_before_its_first_step(tmp_path: Path) -> None:
     """Schedules, sensors and `dagster job execute` never pass through `cdp run`."""
     home = Home(tmp_path / "home")

@@ -65,7 +65,7 @@ stg_tracking_identifiers as (
         source,
         kind,  -- how far the records vouch that their identifiers are one person
         day,  -- in the brand's zone; null for one identifier alone
-        md5_number_lower(concat(getvariable('salt'), cast(identifiers as varchar))) as identifier_set,  -- keyed digest of them
+        cast(md5_number(concat(getvariable('salt'), cast(identifiers as varchar))) >> 64 as ubigint) as identifier_set,  -- keyed digest of them
         identifiers,  -- strongest first [personal]
         event_time,  -- UTC, first time they were seen together
         last_time,  -- UTC, last time

@@ -27,7 +27,7 @@ from cdp.streams import Reject
 from connectors.settings import FileStream
 
 CHUNK_ROWS = 200_000
-_BLOCK, _ROWS_BLOCK = 1 << 20, 1 << 25
+_BLOCK, _ROWS_BLOCK = 1 << 20, 1 << 24
 _SUFFIXES = {
     ".csv": "csv",
     ".txt": "csv",

@@ -14,7 +14,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -88,7 +88,15 @@ def erase_in_sync(home: Home, traces: Traces, *, apply: bool, now: datetime) -> 
                 if apply:
                     _close_plan(con, folder.name, traces)
         con.execute("commit")
-        if apply and done.places:
+    with SyncLedger(home.sync_ledger) as ledger:
+        words = replace(traces, one_ids=frozenset())  # tombstones keep those
+        gone = () if apply else (*_BY_CUSTOMER, *_BY_PERSON, "plans")  # rows that are counted above
+        if cells := ledger.redact(words.without, apply=apply, but=gone):
+            done.places["data/sync.sqlite texts"] = cells
+            if apply:
+                ledger.audit("erasure", "redacted", now=now, cells=cells)
+    if apply and done.places:
+        with closing(sqlite3.connect(home.sync_ledger, timeout=30, isolation_level=None)) as con:
             compact_sqlite(con)
     return done
 

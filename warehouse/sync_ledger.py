@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from cdp.sync.config import parse_duration
 from cdp.sync.ledger import Lease, LeaseHeldError, LeaseLostError, Moved, Op, Read
 from cdp.sync.model import OpState, Plan, RegisteredTag
 from cdp.sync.outcome import Drift
-from warehouse.sync_schema import LATER, TABLES, VERSION
+from warehouse.sync_schema import AUDIT_ONLY_GROWS, LATER, TABLES, VERSION
 
 LEASE_SECONDS = 60
 _GENESIS = "0" * 64
@@ -46,7 +46,7 @@ class SyncLedger:
         self._con.row_factory = sqlite3.Row
         self._con.execute("pragma journal_mode = wal")
         self._con.execute("pragma synchronous = full")
-        self._con.executescript(TABLES)
+        self._con.executescript(TABLES + AUDIT_ONLY_GROWS)
         self._con.execute("insert or ignore into meta values ('version', ?)", (str(VERSION),))
         found = int(self._one("select value from meta where key = 'version'")["value"])
         if found > VERSION:
@@ -677,6 +677,35 @@ class SyncLedger:
             row = (seq, iso(now), who, action, plan_id, plan_hash, text, previous)
             con.execute("insert into audit values (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _chain(row)))
             con.execute("insert or replace into meta values (?, ?)", (_AUDIT_END, f"{seq} {_chain(row)}"))
+
+    def redact(self, clean: Callable[[str], str], *, apply: bool, but: Collection[str] = ()) -> int:
+        """Take out of every text of every table *but* these what *clean* takes out; returns how many cells that are.
+        Reasons are people's words, and may name a customer who asks to be forgotten. The audit log's chain is made anew
+        over what is left."""
+        cells = 0
+        with self._write() as con:
+            con.create_function("clean", 1, clean, deterministic=True)
+            con.execute("drop trigger audit_no_update")
+            tables = con.execute("select name from sqlite_master where type = 'table' and name not like 'sqlite_%'")
+            for table in sorted({row[0] for row in tables.fetchall()} - set(but)):
+                for (column,) in con.execute("select name from pragma_table_info(?)", [table]).fetchall():
+                    where = f"typeof({column}) = 'text' and clean({column}) <> {column}"
+                    cells += int(con.execute(f"select count(*) from {table} where {where}").fetchone()[0])
+                    if apply:
+                        con.execute(f"update or ignore {table} set {column} = clean({column}) where {where}")
+            if apply and cells:
+                self._chain_anew(con)
+            con.execute(AUDIT_ONLY_GROWS)
+        return cells
+
+    @staticmethod
+    def _chain_anew(con: sqlite3.Connection) -> None:
+        previous = _GENESIS
+        for row in con.execute("select * from audit order by seq").fetchall():
+            fields = (*tuple(row)[:-2], previous)
+            previous = _chain(fields)
+            con.execute("update audit set previous = ?, hash = ? where seq = ?", (fields[-1], previous, row["seq"]))
+            con.execute("insert or replace into meta values (?, ?)", (_AUDIT_END, f"{row['seq']} {previous}"))
 
     def check_audit(self) -> int:
         """Walk the chain; returns its length. Raises `FatalError` naming the first row that does not fit."""

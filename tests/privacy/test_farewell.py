@@ -32,10 +32,14 @@ def test_tags_of_a_forgotten_person_come_off_and_then_nothing_is_left(tmp_path: 
             traces, [], secret=identity_secret(world.home), actor="dpo", reason="asked", now=START, whole_person=True,
             expires_at=None,
         )  # fmt: skip
+        world.ledger.audit("ops", "approve", now=START, reason=f"asked about {GONE} on the phone")
+        rows = world.ledger.check_audit()
         dry = erase_in_sync(world.home, traces, apply=False, now=START)
         done = erase_in_sync(world.home, traces, apply=True, now=START)
         assert dry.places == done.places
         assert (done.farewells, done.places["data/sync.sqlite reads"]) == (2, 2)
+        assert done.places["data/sync.sqlite texts"] == 1, "what people wrote about her"
+        assert world.ledger.check_audit() == rows + 1, "the chain holds, and a row says what was done"
         ledger.finish(request, {}, now=START)
         assert not spelt(world), "enciphered, not in clear"
         with pytest.raises(PlanStoppedError, match="forgotten since"):

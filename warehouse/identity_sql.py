@@ -1,11 +1,9 @@
 """The resolution of edges as portable SQL, for engines other than the process itself (identity.md § 3.2, 3.3).
 
 The statements are plain `select`s that sqlglot carries to Spark, ClickHouse, StarRocks and Trino; an *engine*
-materialises
-each under a name, because lazily chained views would make the loops exponential. Same partition as
+materialises each under a name, because lazily chained views would make the loops exponential. Same partition as
 `cdp.identity.resolve`, by other means: components by hooking to the smallest neighbour, limits by taking in parallel
-all
-edges that are first in the order for both their clusters.
+all edges that are first in the order for both their clusters.
 """
 
 from __future__ import annotations
@@ -101,10 +99,8 @@ def persons_in_sql(engine: Engine, nodes: str, edges: str, cannot: str, into: st
     """Persons of `nodes(node, grp, lim)` and `edges(a, b, ord, forced)` into `into(node, label)`.
 
     *grp*: limit group, -1 for none; *ord*: place in the total order, unique; *forced*: 1 where an edge may break
-    limits;
-    `cannot(a, b)`: pairs to keep apart. Returns the rounds of the replay; raises `FatalError` past *max_rounds* (an
-    order that
-    rises along a chain needs as many rounds as edges: resolve such data in process).
+    limits; `cannot(a, b)`: pairs to keep apart. Returns the rounds of the replay; raises `FatalError` past *max_rounds*
+    (an order that rises along a chain needs as many rounds as edges: resolve such data in process).
     """
     components_in_sql(engine, nodes, edges, "pr_raw")
     engine.materialise(

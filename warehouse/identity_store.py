@@ -92,8 +92,7 @@ def resolve_identities(
     """Bring schema `identity` up to the evidence model `identity.int_identity__evidence`, as of *as_of* (UTC).
 
     *secret* keys the one_ids (at least 16 bytes; keep it: without it ids cannot be made again). Everything happens in
-    one
-    transaction. Raises `CheckFailedError` when a check or gate fails: then nothing is stored and the old map stays
+    one transaction. Raises `CheckFailedError` when a check or gate fails: then nothing is stored and the old map stays
     live.
     """
     with transaction(con, secret):

@@ -21,8 +21,7 @@ _EXACT_STATES = 24  # exact elimination grows with the cube of the states and wi
 @dataclass(frozen=True)
 class Paths:
     """Distinct paths. *channel*: channel codes of all paths, one after the other; *offsets*: where each begins, plus
-    the
-    end; *conversions*, *nulls*: how many walks along it ended in an order, or in nothing."""
+    the end; *conversions*, *nulls*: how many walks along it ended in an order, or in nothing."""
 
     channel: Ints
     offsets: Ints

@@ -1,9 +1,8 @@
 """A funnel as plain SQL: a chain of ASOF joins for DuckDB, `windowFunnel` for ClickHouse. Counts without evidence.
 
-Why one ASOF join per step is exact: the best chain to a
-    step's event is the one with the latest start, starts never fall
-as time goes on, and an older start fits a window worse. That holds where every event serves one step; `is_plain` tells
-which funnels may be compiled, and the caller checks on the data that no event serves two.
+Why one ASOF join per step is exact: the best chain to a step's event is the one with the latest start, starts never
+fall as time goes on, and an older start fits a window worse. That holds where every event serves one step; `is_plain`
+tells which funnels may be compiled, and the caller checks on the data that no event serves two.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ def level_sql(
     """A query (unit columns, level, and in DuckDB entry_us, goal_us) over the events of *source*.
 
     *conditions*: per step, SQL on an event; *unit*: its column or columns (comma separated); *time*: an integer
-    column in
-    microseconds. Raises `ConfigError` when the funnel is not plain.
+    column in microseconds. Raises `ConfigError` when the funnel is not plain.
     """
     reasons = reasons_not_plain(funnel)
     if dialect == "clickhouse":

@@ -17,8 +17,7 @@ class Holdings:
     """What is known of the nodes to assign. One entry per node; -1 where there is none.
 
     *cluster*: dense; *standing*: position by (class, priority, first seen, bytes), unique; *current*: number of the
-    live
-    id the node has now; *home*: number of the first id it ever had. Ids are numbered in the order they were minted.
+    live id the node has now; *home*: number of the first id it ever had. Ids are numbered in the order they were minted.
     """
 
     cluster: Small
@@ -50,8 +49,7 @@ def assign(holdings: Holdings, frozen: Frozen, clusters: int) -> Assignment:
     """Give every cluster the id that fits it best; each id and each cluster is used once.
 
     Candidates go in the order: best class among the id's home nodes in the cluster, best class of the overlap, more
-    home
-    nodes, more overlap, best node, older id. Live ids first; clusters left over may wake a dead id by its frozen
+    home nodes, more overlap, best node, older id. Live ids first; clusters left over may wake a dead id by its frozen
     members.
     """
     number = np.full(clusters, -1, dtype=np.int64)

@@ -34,8 +34,8 @@ def normalise(frame: pl.DataFrame, rules: IdentityRules, *, today: date) -> pl.D
     """Read raw values. *frame*: `type`, `scope`, `value` (text, nulls allowed), any order.
 
     Returns the same rows, in any order, with `out_type`, `out_scope`, `value_norm`; *reason* says why a value is no
-    identifier
-    at all (then `value_norm` is null), *barred* why it is one that may link nobody (block list on day *today*).
+    identifier at all (then `value_norm` is null), *barred* why it is one that may link nobody (block list on day
+    *today*).
     """
     parts = [
         _one_type(part, str(key[0]), rules, today) for key, part in frame.partition_by("type", as_dict=True).items()

@@ -37,8 +37,7 @@ FAMILIES: dict[str, Family] = {
 @dataclass(frozen=True)
 class Buyers:
     """Purchase histories, one entry per person. *x*: repeat purchase days; *t_x*, *age*: days from the first purchase
-    to
-    the last one and to the end of observation (with BG/BB all three count periods); *mean_amount*: net per repeat
+    to the last one and to the end of observation (with BG/BB all three count periods); *mean_amount*: net per repeat
     purchase, 0 without one."""
 
     one_id: pl.Series

@@ -1,10 +1,9 @@
 """Pareto/NBD (Schmittlein, Morrison, Colombo 1987; Fader, Hardie 2005, "A note on deriving the Pareto/NBD model").
 
 A customer buys at a gamma-distributed Poisson rate until leaving after a gamma-distributed exponential time. The term
-for
-having left between the last purchase and age is an integral; it is taken by Gauss-Legendre nodes on the log scale,
-where its
-gradient in every parameter falls out of the same nodes, instead of by 2F1 functions that have no simple derivative.
+for having left between the last purchase and age is an integral; it is taken by Gauss-Legendre nodes on the log scale,
+where its gradient in every parameter falls out of the same nodes, instead of by 2F1 functions that have no simple
+derivative.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Holdings:
     """What is known of the nodes to assign. One entry per node; -1 where there is none.
 
     *cluster*: dense; *standing*: position by (class, priority, first seen, bytes), unique; *current*: number of the
-    live id the node has now; *home*: number of the first id it ever had. Ids are numbered in the order they were minted.
+    live id the node has now; *home*: number of the first id it ever had. Ids are numbered in the order of minting.
     """
 
     cluster: Small

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
-from app.context import config, console, home
+from app.context import config, console, home, published
 from cdp.brand import BrandConfig
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
@@ -41,7 +43,7 @@ FILES: dict[str, type[BaseModel]] = {
 
 @app.command()
 def check() -> None:
-    """Validate every file of the home and tell all faults at once."""
+    """Validate every file of the home and tell all faults at once, and what rules name that is not published."""
     faults = []
     for name, model in FILES.items():
         try:
@@ -64,6 +66,30 @@ def check() -> None:
         faults.append(error.message)
     if faults:
         raise ConfigError("\n".join(faults), hint="mend the lines above; the schemas in config/schemas help an editor")
+    for fault in _not_published():
+        console.print(f"[yellow]![/] {fault}", highlight=False, soft_wrap=True)
+
+
+def _not_published() -> list[str]:
+    """Tables and columns of tags and funnels that the published version does not have: misspelt, or made by the next
+    run. Empty when nothing is published."""
+    if not (home().published / "current.json").exists():
+        return []
+    from warehouse.analytics import check_funnels, check_tags  # homes without a version need not wait for these
+
+    tags, funnels = config("tags.yaml", TagsConfig), config("funnels.yaml", FunnelsConfig)
+    faults = []
+    with published() as con:
+        checks: list[Callable[[], None]] = [
+            partial(check_tags, con, tags, marts="marts"),
+            partial(check_funnels, con, funnels, marts="marts", purposes=tags.purposes),
+        ]
+        for checked in checks:
+            try:
+                checked()
+            except ConfigError as error:
+                faults += error.message.splitlines()
+    return faults
 
 
 @app.command()

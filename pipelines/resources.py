@@ -13,6 +13,7 @@ import duckdb
 from pydantic import BaseModel
 
 from cdp.brand import BrandConfig
+from pipelines.dead_runs import bury_dead_runs
 from pipelines.upkeep import at_work
 from warehouse.connection import open_warehouse
 from warehouse.home import Home, load_config
@@ -29,8 +30,11 @@ class BrandHome(dg.ConfigurableResource[None]):
     root: str
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Any]:  # noqa: ARG002 - as Dagster calls it
-        """Every run, of the daemon too, holds the home while it works, and begins by finishing erasures."""
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Any]:
+        """Every run, of the daemon too, holds the home while it works, and begins by burying the dead and finishing
+        erasures."""
+        if context.instance and context.run:
+            bury_dead_runs(self.home, context.instance, but=context.run.run_id)
         with at_work(self.home):
             yield self
 

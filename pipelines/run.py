@@ -14,6 +14,7 @@ from cdp.quality.alerts import Condition
 from pipelines.alerting import ORIGIN_TAG, FailedCheck, announce, conditions_of_checks, failed_checks
 from pipelines.build import JOB, build_definitions
 from pipelines.days import day_ended
+from pipelines.dead_runs import bury_dead_runs
 from pipelines.resources import AS_OF_TAG, FULL_TAG
 from pipelines.upkeep import at_work
 from warehouse.home import Home, load_config
@@ -41,7 +42,8 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB, full: 
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     tags = {ORIGIN_TAG: ORIGIN} | ({AS_OF_TAG: as_of.isoformat()} if as_of else {}) | ({FULL_TAG: "1"} if full else {})
     with at_work(home, alone=True), dg.DagsterInstance.get() as instance:
-        _bury_dead_runs(instance)
+        bury_dead_runs(home, instance)
+        _end_dead_runs(instance)
         definition = build_definitions(home).resolve_job_def(job)
         day = day_ended(as_of or datetime.now(UTC), load_config(home, "cdp.yaml", BrandConfig).timezone)
         result = definition.execute_in_process(
@@ -63,13 +65,11 @@ def run_job(home: Home, *, as_of: datetime | None = None, job: str = JOB, full: 
     return outcome
 
 
-def _bury_dead_runs(instance: dg.DagsterInstance) -> None:
-    """End the runs of ours that a killed process left as started, and give back their places in the pools: otherwise
-    this run would wait for them for ever. Holding the run lock proves that none of them lives."""
+def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """End the runs of ours that a killed process left as started. Holding the home alone proves that none lives."""
     living = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=living, tags={ORIGIN_TAG: ORIGIN})):
         instance.report_run_failed(run, "its process ended before it did")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def conditions_of(outcome: RunOutcome) -> list[Condition]:

@@ -16,16 +16,18 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+import polars as pl
 import pytest
 
 from app.demo import outside_world, prepare
 from app.home_cli import create_home
 from pipelines.build import build_definitions
+from pipelines.dead_runs import bury_dead_runs
 from pipelines.run import run_job
 from tests.e2e.conftest import CUT, content
 from tests.operations.homes import land_batches
 from warehouse.backup import default_folder, last_backup, restore_backup, verify_backup
-from warehouse.home import Home
+from warehouse.home import Home, shared_lock
 from warehouse.landing_ledger import LandingLedger
 from warehouse.raw import reconcile
 from warehouse.reader import connect
@@ -112,6 +114,27 @@ def test_the_backup_job_writes_an_archive_that_restores(small: Home, tmp_path: P
     assert [(row.landed, row.ok) for row in reconcile(other)] == [(100, True)] * 3
 
 
+def test_a_run_that_died_gives_back_its_place_in_the_pool(small: Home) -> None:
+    """Without the daemon nobody else would free it, and the next run would wait for ever."""
+    (small.dagster / "storage").mkdir(exist_ok=True)
+    with dg.DagsterInstance.from_config(str(small.dagster)) as instance:
+        dead = instance.create_run_for_job(build_definitions(small).resolve_job_def("back_up"))
+        instance.event_log_storage.set_concurrency_slots("warehouse", 1)
+        claimed = instance.event_log_storage.claim_concurrency_slot("warehouse", dead.run_id, "back_up_home")
+        assert claimed.is_claimed
+        job = build_definitions(small).resolve_job_def("back_up")
+        with shared_lock(small):
+            bury_dead_runs(small, instance)
+            assert instance.event_log_storage.get_concurrency_info("warehouse").active_run_ids == {dead.run_id}, (
+                "while somebody is at work nobody is taken for dead"
+            )
+        assert job.execute_in_process(instance=instance).success
+        buried = instance.get_run_by_id(dead.run_id)
+        assert buried is not None
+        assert buried.status == dg.DagsterRunStatus.FAILURE
+        assert instance.event_log_storage.get_concurrency_info("warehouse").active_run_ids == set()
+
+
 def test_whatever_a_person_picks_in_the_ui_can_be_made_alone(definitions: dg.Definitions) -> None:
     """Checks of a step are those of its picked tables: a backfill by the daemon is refused otherwise."""
     whole = definitions.resolve_implicit_global_asset_job_def()
@@ -133,7 +156,9 @@ def test_the_hourly_job_lands_what_is_new_and_touches_nothing_else(ran: Home) ->
         ended_well(dagster(ran, "job", "execute", "-j", "refresh_contacts"))
         new = [record for record in LandingLedger(ran.landing_ledger).batches() if record.batch_id not in rows]
         assert {record.source for record in new} <= {"wecom", "followers"}
-        assert sum(record.landed for record in new if record.stream == "relations") == 3
+        [relations] = [record for record in new if record.stream == "relations"]
+        landed = pl.read_parquet(ran.raw / "wecom" / "relations" / f"{relations.batch_id}.parquet")
+        assert landed.filter(pl.col("remark") == "改过的备注").height == 3, "beside the tags that the run has put on"
         assert [row for row in reconcile(ran) if not row.ok] == []
         assert (ran.published / "current.json").read_bytes() == published
         assert marts(ran) == before

@@ -1,4 +1,4 @@
-"""Runs whose process died: their places in Dagster's pools are given back, else the next run waits for them for ever."""
+"""Runs whose process died: their places in Dagster's pools are given back, else the next run would wait for ever."""
 
 import dagster as dg
 

@@ -111,11 +111,13 @@ def plant_copies(home: Home) -> None:
         archive.writestr("people.csv", f"id,mobile\n1,{PHONE}\n2,13700000002\n")
     pl.DataFrame({"mobile": [PHONE, "13700000002"], "named": [NAME, "钱多多"]}).write_parquet(pages / "query.parquet")
     with duckdb.connect(str(home.root / "copy.duckdb")) as con:
-        con.execute("create table people as select * from (values (1, ?::bigint), (2, 13700000002)) as p (id, mobile)",
+        con.execute("create or replace table people as from (values (1, ?::bigint), (2, 13700000002)) as p(id, mobile)",
                     [int(PHONE)])  # fmt: skip
     with duckdb.connect(str(home.warehouse)) as con:  # what a killed check leaves
-        con.execute("create table meta.checked_stg_people as select ?::varchar as phone, '77' as member_id", [PHONE])
-        con.execute("create table meta.checked_stg_notes as select 'a note on ' || ? as note", [NAME])
+        con.execute(
+            "create or replace table meta.checked_stg_people as select ?::varchar as phone, '77' as member_id", [PHONE]
+        )
+        con.execute("create or replace table meta.checked_stg_notes as select 'a note on ' || ? as note", [NAME])
     orphan = home.raw / "crm" / "people" / "b0000009999.parquet"  # of a batch that was never committed
     pl.DataFrame({"phone": [PHONE]}).write_parquet(orphan)
     with xlsxwriter.Workbook(str(home.root / "rejects.xlsx"), {"strings_to_numbers": False}) as book:

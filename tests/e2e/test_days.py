@@ -17,8 +17,8 @@ from warehouse.reader import connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("privacy"), pytest.mark.timeout(1200)]
 
-# Columns that say when a row was made, and not what is so: of somebody of whom nothing has changed the facts are not made
-# again, and keep the cut of the run that made them.
+# Columns that say when a row was made, and not what is so: of somebody of whom nothing has changed the facts are not
+# made again, and keep the cut of the run that made them.
 CLOCKS = {"fct_person_facts": {"as_of", "as_of_date"}}
 NEW_PEOPLE = {
     1: "id,name,mobile,mail,unionid,openid,appid,since,invited_by,agrees,store_id,points\n"

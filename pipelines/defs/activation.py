@@ -33,6 +33,7 @@ RELEASED = "gates__released"
             group_name="marts",
             owners=["team:operations"],
             kinds={"duckdb"},
+            deps=[dg.AssetKey(["marts", "dim_people"])],  # the checks look for the people there
             description=text,
             metadata={"dagster/column_schema": dg.TableSchema([dg.TableColumn(column) for column in columns])},
         )

@@ -15,8 +15,10 @@ def bury_dead_runs(home: Home, instance: dg.DagsterInstance, *, but: str = "") -
     try:
         with run_lock(home):
             storage = instance.event_log_storage
-            pools = map(storage.get_concurrency_info, storage.get_concurrency_keys())
-            held = {run_id for pool in pools for run_id in pool.active_run_ids | pool.pending_run_ids}
+            pools = [storage.get_concurrency_info(name) for name in storage.get_concurrency_keys()]
+            # A step stands in a queue, is given a place, and takes it: its run may have died at any of these.
+            held = {run_id for pool in pools for run_id in pool.pending_run_ids | pool.assigned_run_ids}
+            held |= {run_id for pool in pools for run_id in pool.active_run_ids}
             for run_id in sorted(held - {but}):
                 run = instance.get_run_by_id(run_id)
                 if run is not None and not run.is_finished:

@@ -18,6 +18,7 @@ import dagster as dg
 import duckdb
 import polars as pl
 import pytest
+from dagster._core.storage.event_log import SqlEventLogStorage
 
 from app.demo import outside_world, prepare
 from app.home_cli import create_home
@@ -114,25 +115,32 @@ def test_the_backup_job_writes_an_archive_that_restores(small: Home, tmp_path: P
     assert [(row.landed, row.ok) for row in reconcile(other)] == [(100, True)] * 3
 
 
-def test_a_run_that_died_gives_back_its_place_in_the_pool(small: Home) -> None:
+@pytest.mark.parametrize("died", ["queued", "given a place", "in its place"])
+def test_a_run_that_died_gives_back_its_place_in_the_pool(small: Home, died: str) -> None:
     """Without the daemon nobody else would free it, and the next run would wait for ever."""
     (small.dagster / "storage").mkdir(exist_ok=True)
     with dg.DagsterInstance.from_config(str(small.dagster)) as instance:
-        dead = instance.create_run_for_job(build_definitions(small).resolve_job_def("back_up"))
-        instance.event_log_storage.set_concurrency_slots("warehouse", 1)
-        claimed = instance.event_log_storage.claim_concurrency_slot("warehouse", dead.run_id, "back_up_home")
-        assert claimed.is_claimed
         job = build_definitions(small).resolve_job_def("back_up")
+        dead = instance.create_run_for_job(job)
+        pools = instance.event_log_storage
+        assert isinstance(pools, SqlEventLogStorage)
+        pools.set_concurrency_slots("warehouse", 1)
+        if died == "in its place":
+            assert pools.claim_concurrency_slot("warehouse", dead.run_id, "back_up_home").is_claimed
+        else:
+            pools.add_pending_step("warehouse", dead.run_id, "back_up_home", should_assign=died == "given a place")
         with shared_lock(small):
             bury_dead_runs(small, instance)
-            assert instance.event_log_storage.get_concurrency_info("warehouse").active_run_ids == {dead.run_id}, (
-                "while somebody is at work nobody is taken for dead"
-            )
-        assert job.execute_in_process(instance=instance).success
+            unburied = instance.get_run_by_id(dead.run_id)
+            assert unburied is not None
+            assert not unburied.is_finished, "while somebody is at work nobody is taken for dead"
+        bury_dead_runs(small, instance)
         buried = instance.get_run_by_id(dead.run_id)
         assert buried is not None
         assert buried.status == dg.DagsterRunStatus.FAILURE
-        assert instance.event_log_storage.get_concurrency_info("warehouse").active_run_ids == set()
+        place = pools.get_concurrency_info("warehouse")
+        assert (place.claimed_slots, place.pending_steps) == ([], [])
+        assert job.execute_in_process(instance=instance).success, "the next run does not wait"
 
 
 def test_whatever_a_person_picks_in_the_ui_can_be_made_alone(definitions: dg.Definitions) -> None:

@@ -69,7 +69,7 @@ stg_sensors__items as (
     select
         told.source,
         told.item_type,  -- what kind of thing, in the words of whoever sent it
-        told.item_id,
+        told.item_id,  -- the thing, as whoever sent it numbers it
         coalesce(cast(any_value(texts.properties) as varchar), '{}') as properties,  -- JSON object
         max(told.event_at) as updated_at,  -- UTC
         min(told.recorded_at) as recorded_at  -- UTC, when we learned it

@@ -671,8 +671,8 @@ def _close_dropped_groups(con: duckdb.DuckDBPyConnection, tags: TagsConfig, run:
 def _health(
     con: duckdb.DuckDBPyConnection, group: Group, people: int, cut: datetime, tagged: int, before: int
 ) -> tuple[HealthValue, ...]:
-    """Every declared bound, measured on what is about to be published. *tagged*, *before*: people with a value, then
-    and now."""
+    """Every declared bound, measured on what is about to be published. *tagged*, *before*: people with a value, now
+    and at the last run."""
     bounds = group.health
     found: list[HealthValue] = []
     if bounds.coverage:

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from cdp.attribution.markov import MarkovModel, Paths, fit_markov
+from cdp.attribution.markov import MarkovModel, Paths, credits, fit_markov
 from cdp.metrics.config import AttributionConfig
 from cdp.metrics.durations import microseconds
 from warehouse.analytics_common import MARTS, Table, frame, quoted, view_of
@@ -24,7 +24,7 @@ def attribution_tables(con: duckdb.DuckDBPyConnection, settings: AttributionConf
     _credit(con, settings)
     return [
         Table("fct_attribution_credit", "select * from temp.attribution_credit order by all", *_CREDIT_TEXT),
-        Table("fct_attribution_channels", _channels_sql(settings, channels, model), *_CHANNEL_TEXT),
+        Table("fct_attribution_channels", _channels_sql(con, settings, channels, model), *_CHANNEL_TEXT),
         Table("dim_attribution_models", _models_sql(settings, model), *_MODEL_TEXT),
     ]
 
@@ -180,15 +180,17 @@ def _weights(
 
 
 def _credit(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None:
-    """Temp table `attribution_credit`: cents by largest remainder; refunds as negative rows with the same weights."""
+    """Temp table `attribution_credit`: cents by largest remainder; refunds as negative rows with the same weights. The
+    size of an amount is shared out, and its sign put back: an order may be negative (a return at the till)."""
     names = ", ".join(f"({quoted(name)})" for name in settings.models)
     con.execute(
         f"""
         create or replace temp table attribution_credit as
         with flows as (
-            select order_key, one_id, 'sale' as kind, sale_cents as cents, 1 as sign from temp.attribution_orders
+            select order_key, one_id, 'sale' as kind, 1 as sign, abs(sale_cents) as cents,
+                sign(sale_cents) as money_sign from temp.attribution_orders
             union all
-            select order_key, one_id, 'refund' as kind, refund_cents as cents, -1 as sign
+            select order_key, one_id, 'refund', -1, abs(refund_cents), -sign(refund_cents)
             from temp.attribution_orders where refund_cents <> 0
         ),
         models (model) as (values {names}),
@@ -206,7 +208,7 @@ def _credit(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None
             from temp.attribution_path group by order_key
         ),
         shared as (
-            select weighted.*, flows.one_id, flows.kind, flows.sign, flows.cents,
+            select weighted.*, flows.one_id, flows.kind, flows.sign, flows.cents, flows.money_sign,
                 (flows.cents::hugeint * weighted.weight) // weighted.total as whole_cents,
                 (flows.cents::hugeint * weighted.weight) % weighted.total as remainder
             from weighted inner join flows on flows.order_key = weighted.order_key
@@ -221,31 +223,36 @@ def _credit(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None
             hashes.path_hash,
             cast(ranked.sign * ranked.weight as hugeint) as credit_numerator, ranked.total as credit_denominator,
             ranked.sign * ranked.weight / ranked.total as credit,
-            cast(ranked.sign * (ranked.whole_cents + (ranked.place <= ranked.left_over)::int) / 100 as decimal(18, 2))
-                as amount
+            cast(ranked.money_sign * (ranked.whole_cents + (ranked.place <= ranked.left_over)::int) / 100
+                as decimal(18, 2)) as amount
         from ranked left join hashes on hashes.order_key = ranked.order_key
         where ranked.weight <> 0
         """
     )
 
 
-def _channels_sql(settings: AttributionConfig, channels: list[str], model: MarkovModel | None) -> str:
+def _channels_sql(
+    con: duckdb.DuckDBPyConnection, settings: AttributionConfig, channels: list[str], model: MarkovModel | None
+) -> str:
     """Credited orders and money per model and channel, with removal effects, and incremental orders where a control
     group is declared for the channel."""
+    touched = con.execute("select count(distinct order_key) from temp.attribution_path").fetchall()[0][0]
+    shares = credits(model.removal, touched) if model else []
     effects = ", ".join(
         f"({quoted(name)}, {model.removal[i]!r}::double, {model.low[i] if model.low else 'null'}::double,"
-        f" {model.high[i] if model.high else 'null'}::double)"
+        f" {model.high[i] if model.high else 'null'}::double, {shares[i]!r}::double)"
         for i, name in enumerate(channels)
         if model
     )
-    effects_sql = f"values {effects}" if effects else "select null::text, null::double, null::double, null::double"
+    nothing = ", ".join(["null::text", *["null::double"] * 4])
+    effects_sql = f"values {effects}" if effects else f"select {nothing}"
     controls = " union all ".join(_control_sql(channel, condition) for channel, condition in settings.control.items())
     none = (
         "select null::text as channel, null::double as incremental_orders, null::double as incremental_low,"
         " null::double as incremental_high where false"
     )
     return f"""
-        with effects (channel, removal_effect, removal_low, removal_high) as ({effects_sql}),
+        with effects (channel, removal_effect, removal_low, removal_high, removal_orders) as ({effects_sql}),
         incremental as ({controls or none}),
         credited as (
             -- Added as decimals: sums of floats would depend on the order in which threads add them.
@@ -258,6 +265,7 @@ def _channels_sql(settings: AttributionConfig, channels: list[str], model: Marko
         select credited.*, case when model = 'markov' then effects.removal_effect end as removal_effect,
             case when model = 'markov' then effects.removal_low end as removal_low,
             case when model = 'markov' then effects.removal_high end as removal_high,
+            case when model = 'markov' then effects.removal_orders end as removal_orders,
             incremental.incremental_orders, incremental.incremental_low, incremental.incremental_high
         from credited
         left join effects on effects.channel = credited.channel
@@ -343,6 +351,8 @@ _CHANNEL_TEXT = (
         "removal_effect": "share of conversions lost without the channel (Markov)",
         "removal_low": "bootstrap 5 % bound",
         "removal_high": "bootstrap 95 % bound",
+        "removal_orders": "all orders with a touch, shared among the channels by removal effect (Markov as published);"
+        " credited_orders shares each order among the channels of its own path",
         "incremental_orders": "orders the channel added, by its control group; null without one",
         "incremental_low": "95 % lower bound",
         "incremental_high": "95 % upper bound",

@@ -136,7 +136,7 @@ def _attempts(funnel: Funnel, events: Events, clock: _Clock, starts: Ints, stops
 
 def _attempt_end(funnel: Funnel, clock: _Clock, rows: Levels) -> tuple[Ints, NDArray[np.bool_]]:
     """(instant at which each attempt is over, whether the next must begin later than it)."""
-    kind, length = _attempt_bound(funnel)
+    kind, length = longest_chain(funnel)
     if kind == kernel.NO_BOUND:
         timed_out = np.full(len(rows.unit), UNBOUNDED)
     elif kind == kernel.ROLLING:
@@ -152,7 +152,7 @@ def _attempt_end(funnel: Funnel, clock: _Clock, rows: Levels) -> tuple[Ints, NDA
     return moment, np.where(ended | excluded, strict, True)
 
 
-def _attempt_bound(funnel: Funnel) -> tuple[int, int]:
+def longest_chain(funnel: Funnel) -> tuple[int, int]:
     """(kind, length) of the longest a chain may take: the window, or else the sum of the steps' own bounds."""
     natural = funnel.window.clock == "natural_day"
     if funnel.window.total:

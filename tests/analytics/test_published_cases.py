@@ -5,20 +5,217 @@ Facts and figures only; each test names where they were published.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
 import pytest
 
+from cdp.config import parse
+from cdp.funnels.config import FunnelsConfig
 from cdp.metrics.config import MetricsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, insert, open_memory, run_model
-from warehouse.analytics import build_ltv, build_metrics
+from warehouse.analytics import build_funnels, build_ltv, build_metrics
 
 MARTS = "marts_db.marts"
 PAID = at("2025-12-10 12:00")
+
+# ---------------------------------------------------------------- funnels
+
+
+def funnel(names: str, options: str = "", **steps: str) -> str:
+    """YAML of a funnel: *names* of the events of steps s1, s2, …; *steps* adds to one of them."""
+    listed = ", ".join(
+        f"{{id: s{n}, event: '{name}'{steps.get(f's{n}', '')}}}" for n, name in enumerate(names.split(), start=1)
+    )
+    return f"funnels: [{{id: f, steps: [{listed}]{', ' if options else ''}{options}}}]"
+
+
+def run_funnel(
+    con: duckdb.DuckDBPyConnection, definition: str, events: Sequence[tuple[Any, ...]], zone: str = ZONE
+) -> None:
+    """*events*: (person, name, seconds or brand-local time in Shanghai, further columns)."""
+    for number, (person, name, when, *more) in enumerate(events):
+        moment = at(when) if isinstance(when, str) else PAID + timedelta(seconds=when)
+        row = {"event_key": f"{number:04d}", "one_id": person, "event_name": name, "event_at": moment}
+        insert(con, "fct_journey", [row | (more[0] if more else {})])
+    build_funnels(con, parse(definition, FunnelsConfig, file="funnels.yaml"), as_of=AS_OF, timezone=zone)
+
+
+def funnel_levels(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
+    rows = con.execute(
+        f"select one_id, list(level order by hold_key, attempt) from {MARTS}.fct_funnel_people group by 1"
+    ).fetchall()
+    return dict(rows)
+
+
+def line(person: str, names: str, gap: int = 1) -> list[tuple[str, str, int]]:
+    return [(person, name, place * gap) for place, name in enumerate(names.split())]
+
+
+# definition, events, levels per person (per attempt)
+FUNNELS: dict[str, tuple[str, list[tuple[Any, ...]], dict[str, list[int]]]] = {
+    # ClickHouse's documentation of windowFunnel: events out of the order of rows
+    "clickhouse documentation": (
+        funnel("1003 1009 1007 1010", "window: {total: 60d}"),
+        [("u", "1003", "2026-01-29 10:00"), ("u", "1007", "2026-01-31 09:00"), ("u", "1009", "2026-01-30 08:00"),
+         ("u", "1010", "2026-02-01 08:00")],
+        {"u": [4]},
+    ),
+    # ClickHouse 52844 (answers 2), Doris 68093 (answered 2), ClickHouse 21835, 34986 (answered 2 for p and q)
+    "clickhouse 52844": (
+        funnel("v0 v1 v2 v3", "window: {total: 100000s}, ties: strictly_after"),
+        [("u", name, when) for name, when in zip(
+            ["v0", "v1", "v2", "v3", "v1", "v2", "v3", "v1", "v2", "v3"], [1, 2, 2, 2, 3, 3, 3, 4, 4, 4], strict=True)],
+        {"u": [4]},
+    ),
+    "doris 68093": (
+        funnel("A B C", "window: {total: 10s}, ties: strictly_after"),
+        [("u", "A", 0), ("u", "B", 1), ("u", "B", 2), ("u", "C", 2)],
+        {"u": [3]},
+    ),
+    "clickhouse 21835": (
+        funnel("1 2", "window: {total: 50s}, ties: strictly_after"),
+        [("123", "1", 100), ("123", "2", 100), ("345", "1", 200), ("345", "2", 230)],
+        {"123": [1], "345": [2]},
+    ),
+    "clickhouse 34986": (
+        funnel("e e", "window: {total: 50s}"), [("p", "e", 100), ("q", "e", 200)], {"p": [1], "q": [1]}
+    ),
+    "clickhouse 34986, times 100 100 300": (
+        funnel("e e e", "ties: strictly_after"), [("p", "e", 100), ("p", "e", 100), ("p", "e", 300)], {"p": [2]}
+    ),
+    # ClickHouse 37177 (strict_deduplication answered 1): within a minute the whole of it, though steps repeat
+    "clickhouse 37177": (
+        funnel("install start login end", "window: {total: 60s}"),
+        line("u", "install start login install start install start login end", 5),
+        {"u": [4]},
+    ),
+    # Doris, mode `fixed`: an event of no step between them breaks the chain before 4.1 and does not since
+    "doris fixed, all events": (
+        funnel("login visit order pay", "order: adjacent"), line("u", "login visit login2 order pay", 60), {"u": [2]}
+    ),
+    "doris fixed, own events": (
+        funnel("login visit order pay", "order: adjacent, universe: [login, visit, order, pay]"),
+        line("u", "login visit login2 order pay", 60),
+        {"u": [4]},
+    ),
+    "doris fixed, a jump": (funnel("A B C D", "order: adjacent"), line("u", "A B D C"), {"u": [2]}),
+    # Mixpanel, "Funnels: conversion window": A 1:00, A 1:30, B 1:45, C 2:15, one hour
+    "mixpanel, first entry": (
+        funnel("A B C", "window: {total: 1h}, entry: first"),
+        [("u", "A", 0), ("u", "A", 1_800), ("u", "B", 2_700), ("u", "C", 4_500)],
+        {"u": [2]},
+    ),
+    "mixpanel, optimized re-entry": (
+        funnel("A B C", "window: {total: 1h}"),
+        [("u", "A", 0), ("u", "A", 1_800), ("u", "B", 2_700), ("u", "C", 4_500)],
+        {"u": [3]},
+    ),
+    # Mixpanel, totals: in again after the finish (p), the end of the window (q), an exclusion (r)
+    "mixpanel, totals": (
+        funnel("A B", "window: {total: 10s}, entry: each, exclude: [{event: x}]"),
+        [*line("p", "A B A B"), ("q", "A", 0), ("q", "A", 5), ("q", "B", 12), ("q", "A", 20), ("q", "B", 21),
+         *line("r", "A x B A B")],
+        {"p": [2, 2], "q": [1, 2], "r": [0, 2]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNNELS)
+def test_funnels_give_the_levels_published_or_asked_for(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    definition, events, expected = FUNNELS[name]
+    run_funnel(con, definition, events)
+    assert funnel_levels(con) == expected
+
+
+SETTLED: dict[str, tuple[str, list[tuple[Any, ...]], dict[str, list[int]]]] = {
+    "a repeat of the step just reached breaks adjacency; simultaneous events need one order that works": (
+        funnel("A B C", "order: adjacent"),
+        [*line("p", "A B B C"), ("q", "B", 5), ("q", "A", 5), ("q", "C", 6)],
+        {"p": [2], "q": [3]},
+    ),
+    "any order: the steps 1..k done": (funnel("A B C", "order: any"), line("p", "C B A") + line("q", "A C"),
+                                       {"p": [3], "q": [1]}),
+    "an exclusion at the very instant of a step is outside the span": (
+        funnel("A B", "exclude: [{event: x}]"),
+        [("p", "A", 0), ("p", "x", 0), ("p", "x", 5), ("p", "B", 5), *line("q", "A x B")],
+        {"p": [2], "q": [0]},
+    ),
+    "drop from the second step leaves the first, and a clean second event mends it": (
+        funnel("A B C", "exclude: [{event: x, from: s2, to: s3}]"),
+        line("p", "A x B C") + line("q", "A B x C") + line("r", "A B x B C"),
+        {"p": [3], "q": [1], "r": [3]},
+    ),
+    "truncate keeps what came before": (
+        funnel("A B C", "exclude: [{event: x, from: s2, to: s3, effect: truncate}]"), line("q", "A B x C"), {"q": [2]}
+    ),
+    "a span without its end lasts until the window ends": (
+        funnel("A B C", "window: {total: 10s}, exclude: [{event: x, from: s1, to: s3}]"),
+        [("p", "A", 0), ("p", "B", 1), ("p", "x", 9), ("q", "A", 0), ("q", "B", 1), ("q", "x", 10)],
+        {"p": [0], "q": [2]},
+    ),
+    "within counts since the previous step": (
+        funnel("A B C", s3=", within: 2s"),
+        [("p", "A", 0), ("p", "B", 5), ("p", "C", 7), ("q", "A", 0), ("q", "B", 5), ("q", "C", 8)],
+        {"p": [3], "q": [2]},
+    ),
+    "tolerance is for order, not for windows": (
+        funnel("A B", "window: {total: 10s}, ties: {tolerance: 2s}"),
+        [("p", "B", 0), ("p", "A", 2), ("q", "B", 0), ("q", "A", 3), ("r", "A", 0), ("r", "B", 11)],
+        {"p": [2], "q": [1], "r": [1]},
+    ),
+    "an excluding event counts for the unit whose hold key it bears": (
+        "funnels: [{id: f, hold: [thing], exclude: [{event: x}], steps: ["
+        "{id: v, event: v, hold: {thing: product_id}}, {id: s, event: s, hold: {thing: campaign_id}}]}]",
+        [("p", "v", 0, {"product_id": "k"}), ("p", "x", 1, {"product_id": "k"}), ("p", "s", 2, {"campaign_id": "k"}),
+         ("q", "v", 0, {"product_id": "k"}), ("q", "x", 1, {"product_id": "n"}), ("q", "s", 2, {"campaign_id": "k"})],
+        {"p": [0], "q": [2]},
+    ),
+    "attempts of natural days: midnight ends the first": (
+        funnel("A B", "window: {total: 1d, clock: natural_day}, entry: each"),
+        [("p", "A", "2026-02-01 23:50"), ("p", "A", "2026-02-02 00:10"), ("p", "B", "2026-02-02 00:20")],
+        {"p": [1, 2]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_settled_questions_have_their_answer(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """The table "Settled details" of design/analytics.md § 1, by YAML."""
+    definition, events, expected = SETTLED[name]
+    run_funnel(con, definition, events)
+    assert funnel_levels(con) == expected
+
+
+def test_natural_days_are_as_long_as_the_clock_makes_them(con: duckdb.DuckDBPyConnection) -> None:
+    """In New York 9 March 2025 has 23 hours and 2 November 25. Window ends are told as they are computed."""
+    ends = {"short": ("2025-03-09 05:30", "2025-03-10 04:00"), "long": ("2025-11-02 04:30", "2025-11-03 05:00")}
+    events: list[tuple[Any, ...]] = []
+    for name, (entry, midnight) in ends.items():
+        first, last = (datetime.fromisoformat(text) + timedelta(hours=8) for text in (entry, midnight))
+        inside = last - timedelta(microseconds=1)
+        events += [(f"{name} in", "A", first.isoformat()), (f"{name} in", "B", inside.isoformat())]
+        events += [(f"{name} out", "A", first.isoformat()), (f"{name} out", "B", last.isoformat())]
+    zone = "America/New_York"
+    run_funnel(con, funnel("A B", "window: {total: 1d, clock: natural_day}"), events, zone)
+    assert funnel_levels(con) == {"short in": [2], "short out": [1], "long in": [2], "long out": [1]}
+    whole = con.execute(f"select one_id, window_ends_at from {MARTS}.fct_funnel_people order by 1").fetchall()
+    by_steps = funnel("A B", "window: {clock: natural_day}", s2=", within: 1d")
+    build_funnels(con, parse(by_steps, FunnelsConfig, file="funnels.yaml"), as_of=AS_OF, timezone=zone)
+    assert con.execute(f"select one_id, window_ends_at from {MARTS}.fct_funnel_people order by 1").fetchall() == whole
+
+
+def test_a_step_that_may_be_skipped_is_no_base_of_the_next(con: duckdb.DuckDBPyConnection) -> None:
+    """Two of three go on, one of them by the optional step: 2 of 3, not 2 of 1."""
+    run_funnel(con, funnel("A B C", s2=", optional: true"), line("p", "A C") + line("q", "A B C") + line("r", "A"))
+    rates = con.execute(
+        f"select reached, step_rate from {MARTS}.fct_funnel_steps where all_buckets and all_values order by step_no"
+    ).fetchall()
+    assert rates == [(3, None), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+
 
 # ---------------------------------------------------------------- attribution
 

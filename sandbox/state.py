@@ -83,8 +83,9 @@ create table if not exists messages (
     create_time integer not null, status integer not null default 0
 );
 create table if not exists message_sends (
-    msgid text not null, userid text not null, external_userid text not null, status integer not null default 0,
-    send_time integer not null default 0, primary key (msgid, external_userid)
+    msgid text not null, userid text not null, external_userid text not null default '',
+    status integer not null default 0, send_time integer not null default 0, chat_id text not null default '',
+    primary key (msgid, external_userid, chat_id)
 );
 create table if not exists join_ways (config_id text primary key, body text not null);
 create table if not exists acquisition_links (

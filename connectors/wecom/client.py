@@ -22,6 +22,7 @@ from connectors.wecom.replies import Kind, WeComError, error_for, kind_of
 PRODUCTION = "https://qyapi.weixin.qq.com"
 BATCH_STAFF = 50  # the page says 100; the field reports a refusal past 64
 PAGE = 100
+CONFIRMED = 2  # status of a staff member's task of a corp message
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,21 @@ class WeComClient:
         """One employee's days between two Unix seconds, at most 30 days apart and not before 180 days ago."""
         body = {"userid": [userid], "start_time": since, "end_time": until}
         return list(self.call("POST", "externalcontact/get_user_behavior_data", body=body).get("behavior_data") or [])
+
+    def messages(self, chat_type: str, since: int, until: int) -> Iterator[dict[str, Any]]:
+        """Corp messages of *chat_type* (single, group) made between two Unix seconds, at most a month apart."""
+        body = {"chat_type": chat_type, "start_time": since, "end_time": until, "limit": PAGE}
+        yield from self._listed("externalcontact/get_groupmsg_list_v2", body, "group_msg_list")
+
+    def message_senders(self, msgid: str) -> list[str]:
+        """Staff who have confirmed a corp message, so that what is theirs of it has gone out."""
+        tasks = self._listed("externalcontact/get_groupmsg_task", {"msgid": msgid, "limit": 1000}, "task_list")
+        return [task["userid"] for task in tasks if task.get("status") == CONFIRMED]
+
+    def message_receivers(self, msgid: str, userid: str) -> Iterator[dict[str, Any]]:
+        """Who got a corp message from one of its senders, and what became of it."""
+        body = {"msgid": msgid, "userid": userid, "limit": 1000}
+        yield from self._listed("externalcontact/get_groupmsg_send_result", body, "send_list")
 
     def _listed(self, path: str, body: Mapping[str, Any], name: str) -> Iterator[Any]:
         """The items of a cursor list."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ROWS_PER_BATCH = 20_000
 CUSTOMERS_PER_BATCH = 5_000
 DAY_S = 86_400
+MESSAGES_FROM_S = 365 * DAY_S  # how far back the first pull of messages goes
+MESSAGES_AGAIN_S = 30 * DAY_S  # staff may confirm late
 API_CONTACT_WAYS_SINCE = 1_625_846_400  # 2021-07-10: WeCom lists contact ways made through the API since then
 CALLBACKS_FOLDER = Path("data", "collected", "wecom_callbacks")  # in the home; the collector writes there
 MASKED = ("unionid", "name", "avatar", "remark", "description", "remark_mobiles")
@@ -119,6 +121,8 @@ class WeComConnector:
             yield from self._staff_behavior(stream, state)
         elif stream.name == streams.CUSTOMER_TAGS.name:
             yield from self._customer_tags(stream)
+        elif stream.name == streams.MESSAGES.name:
+            yield from self._messages(stream, state)
         else:
             yield getattr(self, f"_{stream.name}")(stream)
 
@@ -235,6 +239,44 @@ class WeComConnector:
         try:
             pairs = self._client.contact(customer)["follow_user"]
             return [(follow, tag) for follow in pairs for tag in follow.get("tags") or ()]
+        except WeComError as error:
+            if error.kind != "DROP":
+                raise
+            return []
+
+    def _messages(self, stream: Stream, state: Mapping[str, Any]) -> Iterator[Batch]:
+        """Messages from thirty days before the last pull, at first from a year ago, in windows of thirty days. A pull
+        that was broken off inside a window begins that window anew."""
+        until = int(self._now.timestamp())
+        since = int(state["until"]) - MESSAGES_AGAIN_S if "until" in state else until - MESSAGES_FROM_S
+        rows: list[tuple[Any, Any, str]] = []
+        while since < until:
+            end = min(since + MESSAGES_AGAIN_S, until)
+            for item in self._sends(since, end - 1):
+                rows.append(item)
+                if len(rows) >= ROWS_PER_BATCH:
+                    yield parse.batch(stream, rows, self._message, state=state)
+                    rows = []
+            state = {"until": end}
+            yield parse.batch(stream, rows, self._message, state=state)
+            since, rows = end, []
+
+    def _message(self, item: tuple[Mapping[str, Any], Mapping[str, Any], str]) -> parse.Row:
+        message, sent, chat_type = item
+        return parse.message_row(message, sent, chat_type, self._client.corpid)
+
+    def _sends(self, since: int, until: int) -> Iterator[tuple[Any, Any, str]]:
+        """(message, receiver, chat type) of the messages made in a window."""
+        for chat_type in ("single", "group"):
+            for message in self._client.messages(chat_type, since, until):
+                for userid in self._client.message_senders(message["msgid"]):
+                    for sent in self._receivers(message["msgid"], userid):
+                        yield message, sent, chat_type
+
+    def _receivers(self, msgid: str, userid: str) -> list[dict[str, Any]]:
+        """Of a sender who has left meanwhile, none."""
+        try:
+            return list(self._client.message_receivers(msgid, userid))
         except WeComError as error:
             if error.kind != "DROP":
                 raise

@@ -206,6 +206,28 @@ def customer_tag_row(customer: str, follow: Mapping[str, Any], tag: Mapping[str,
     }
 
 
+def message_row(message: Mapping[str, Any], sent: Mapping[str, Any], chat_type: str, corpid: str) -> Row:
+    """One receiver of a corp message: an item of `get_groupmsg_send_result`, and the message it belongs to."""
+    content: Mapping[str, Any] = message.get("text") or {}
+    customer, group = str(sent.get("external_userid") or ""), str(sent.get("chat_id") or "")
+    if not (customer or group):
+        raise UnreadableError("neither `external_userid` nor `chat_id`", "external_userid")
+    return {
+        "msgid": _id(message, "msgid"),
+        "userid": _id(sent, "userid"),
+        "external_userid": customer,
+        "chat_id": group,
+        "corpid": corpid,
+        "chat_type": chat_type,
+        "creator": text(message.get("creator")),
+        "create_type": integer(message.get("create_type")),
+        "content": text(content.get("content")),
+        "created_at": instant(message.get("create_time")),
+        "status": integer(sent.get("status")),
+        "sent_at": instant(sent.get("send_time")),
+    }
+
+
 def batch(
     stream: Stream,
     items: Iterable[Any],

@@ -155,8 +155,31 @@ CUSTOMER_TAGS = _stream(
     Column("group_name"),
 )
 
+MESSAGES = Stream(
+    family=FAMILY,
+    name="messages",
+    key=("corpid", "msgid", "userid", "external_userid", "chat_id"),
+    mode="versioned",
+    description="One row per corp message (企业群发) and receiver, of staff who confirmed it. Read again for"
+    " thirty days. Takes one call per message and employee.",
+    columns=(
+        Column("msgid", required=True),
+        Column("userid", required=True, description="staff who confirmed it and in whose name it went"),
+        Column("external_userid", description="the customer it went to; empty for a group"),
+        Column("chat_id", description="the customer group it went to; empty for a customer"),
+        Column("corpid", required=True),
+        Column("chat_type", description="single, group"),
+        Column("creator", description="userid of who made it; empty where the API made it for several"),
+        Column("create_type", "int", description="0 made by the corp, 1 by staff themselves"),
+        Column("content", description="its text; empty for pictures and cards alone"),
+        Column("created_at", "timestamp"),
+        Column("status", "int", description="0 not sent, 1 sent, 2 not a friend, 3 has had its messages of the day"),
+        Column("sent_at", "timestamp", description="empty while not sent"),
+    ),
+)
+
 # Pulled unless a source says otherwise.
 DEFAULT: tuple[Stream, ...] = (STAFF, RELATIONS, TAGS, GROUP_CHATS, GROUP_MEMBERS, CALLBACKS_STREAM)
 # Pulled where a source's `streams` names them: they need further rights, or many calls.
-OPTIONAL: tuple[Stream, ...] = (CONTACT_WAYS, ACQUISITION_LINKS, STAFF_BEHAVIOR, CUSTOMER_TAGS)
+OPTIONAL: tuple[Stream, ...] = (CONTACT_WAYS, ACQUISITION_LINKS, STAFF_BEHAVIOR, CUSTOMER_TAGS, MESSAGES)
 STREAMS: tuple[Stream, ...] = DEFAULT + OPTIONAL

@@ -51,6 +51,11 @@ CATEGORY_ITEMS = (
 )
 SPECS = ("30ml", "50ml", "标准装", "加大装", "两件装", "限定版")
 
+# texts of corp messages
+MESSAGES = (
+    "新品到店，欢迎来试", "会员日双倍积分，今晚截止", "您有一张满减券待使用", "换季护理指南已更新",
+)  # fmt: skip
+
 # state, name, kind, campaign, cost of one year, weight, add_way
 CHANNELS = (
     ("oa_menu", "公众号菜单", "公众号", "", 12000, 10, 1),

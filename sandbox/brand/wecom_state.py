@@ -11,7 +11,7 @@ import polars as pl
 
 from sandbox.brand import names
 from sandbox.brand.chats import Groups
-from sandbox.brand.ids import LETTERS, choose, gather, random_text
+from sandbox.brand.ids import LETTERS, Floats, Ints, choose, gather, random_text
 from sandbox.brand.people import DAY, Calendar, People, full_names
 from sandbox.brand.records import pick, staff_ids, words
 from sandbox.brand.truth import Evidence
@@ -40,6 +40,7 @@ def write_state(
     _ways(con, rng, people, time)
     _behavior(con, rng, people, relations, time)
     _followers(con, rng, people, evidence, time)
+    _messages(con, rng, people, relations, groups, time)
     con.execute("commit")
     if not grow:
         con.execute("pragma wal_checkpoint(truncate)")
@@ -305,3 +306,53 @@ def _followers(
         }
     )
     _fill(con, "oa_followers", frame.filter(pl.Series(at < time.view)))
+
+
+_MESSAGES_EVERY, _SENDERS = 15, 200  # days between two corp messages; staff who send them
+
+
+def _messages(
+    con: sqlite3.Connection, rng: np.random.Generator, people: People, relations: Relations, groups: Groups,
+    time: Calendar,
+) -> None:  # fmt: skip
+    """Corp messages of the last four months to half of the customers, and every other time to the groups too. One staff
+    in five never confirms; of what goes out a little meets those who are no friends or have had their messages."""
+    userids = staff_ids(people)
+    for number in range(8):
+        at = time.end - (8 - number) * _MESSAGES_EVERY * DAY + 36_000
+        [single, group] = random_text(rng, 2, 24, LETTERS, "msg").to_list()
+        confirmed = np.where(rng.random(people.staffs) < 0.8, at + rng.exponential(6 * 3600.0, people.staffs), np.inf)
+        wanted = rng.random(len(relations.account)) < 0.5
+        outcome = choose(rng, len(relations.account), (0.95, 0.02, 0.03)) + 1
+        picked = np.flatnonzero(wanted & (relations.at < at) & (relations.staff < _SENDERS))
+        picked = picked[np.unique(relations.account[picked], return_index=True)[1]]  # one staff for a customer
+        staff = relations.staff[picked]
+        customers = pl.DataFrame({"external_userid": gather(people.external_userid, relations.account[picked])})
+        text = names.MESSAGES[number % len(names.MESSAGES)]
+        _message(con, single, "single", text, customers, userids, staff, confirmed, outcome[picked], at, time)
+        if number % 2 == 0:
+            chats = np.flatnonzero((groups.created < at) & (groups.owner < _SENDERS))
+            told, owner = pl.DataFrame({"chat_id": gather(pl.Series(groups.chat_id), chats)}), groups.owner[chats]
+            _message(con, group, "group", text, told, userids, owner, confirmed, np.ones(len(chats), int), at, time)
+
+
+def _message(
+    con: sqlite3.Connection, msgid: str, chat_type: str, text: str, receivers: pl.DataFrame, userids: pl.Series,
+    staff: Ints, confirmed: Floats, outcome: Ints, at: float, time: Calendar,
+) -> None:  # fmt: skip
+    """One corp message, made *at*, and its *receivers* (one column) by *staff*, as known at the view of *time*."""
+    if at >= time.view:
+        return
+    content = json.dumps({"text": {"content": text}}, ensure_ascii=False)
+    con.execute("insert or ignore into messages values (?, ?, '', ?, ?, 0)", (msgid, chat_type, content, int(at)))
+    out = confirmed[staff] < time.view
+    status, sent = np.where(out, outcome, 0), np.where(out & (outcome == 1), confirmed[staff], 0).astype(np.int64)
+    frame = receivers.with_columns(
+        msgid=pl.lit(msgid), userid=gather(userids, staff), status=pl.Series(status), send_time=pl.Series(sent)
+    )
+    _fill(con, "message_sends", frame)
+    column = receivers.columns[0]
+    con.executemany(  # of an older view: confirmed since
+        f"update message_sends set status = ?, send_time = ? where msgid = ? and {column} = ? and status = 0",
+        frame.filter(pl.Series(out)).select("status", "send_time", "msgid", column).iter_rows(),
+    )

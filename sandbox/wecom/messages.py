@@ -28,25 +28,35 @@ def add_msg_template(call: Call) -> dict[str, Any]:
         raise ApiError(41048)
     if sender:
         require_staff(call, sender)
-    picked, failed = _receivers(call, asked, sender)
-    if not picked and chat_type == "single":
+    if chat_type == "group":
+        column = "chat_id"
+        picked, failed = _groups(call, call.texts("chat_id_list"), sender)
+    else:
+        column = "external_userid"
+        picked, failed = _customers(call, asked, sender)
+    if not picked:
         raise ApiError(41048)
     msgid = "msg" + secrets.token_urlsafe(20)
     now = int(call.world.now())
     call.state.run(
         "insert into messages values (?, ?, ?, ?, ?, 0)", msgid, chat_type, sender, json.dumps(call.body), now
     )
-    for external_userid, userid in picked:
-        call.state.run(
-            "insert into message_sends (msgid, userid, external_userid) values (?, ?, ?)",
-            msgid,
-            userid,
-            external_userid,
-        )
+    for receiver, userid in picked:
+        call.state.run(f"insert into message_sends (msgid, userid, {column}) values (?, ?, ?)", msgid, userid, receiver)
     return {"fail_list": failed, "msgid": msgid}
 
 
-def _receivers(call: Call, asked: list[str], sender: str) -> tuple[list[tuple[str, str]], list[str]]:
+def _groups(call: Call, asked: list[str], sender: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """(group, owner) pairs a message goes to: those asked for or all, and what is asked for and not the sender's."""
+    if len(asked) > 2000:
+        raise ApiError(40058)
+    rows = call.state.all("select chat_id from groups where owner = ? and not dismissed order by rowid", sender)
+    owned = [row["chat_id"] for row in rows]
+    picked = [chat_id for chat_id in owned if not asked or chat_id in asked]
+    return [(chat_id, sender) for chat_id in picked], [chat_id for chat_id in asked if chat_id not in owned]
+
+
+def _customers(call: Call, asked: list[str], sender: str) -> tuple[list[tuple[str, str]], list[str]]:
     """(customer, staff) pairs a message goes to, and the customers nobody can reach."""
     if not asked:
         wanted = _tag_filter(call)
@@ -102,7 +112,7 @@ def get_groupmsg_list_v2(call: Call) -> dict[str, Any]:
         (call.word("chat_type") or "single"), start, end, after, limit + 1,
     )  # fmt: skip
     found = [
-        {"msgid": row["msgid"], "creator": row["sender"], "create_time": str(row["create_time"]), "create_type": 1}
+        {"msgid": row["msgid"], "creator": row["sender"], "create_time": str(row["create_time"]), "create_type": 0}
         | {"text": json.loads(row["content"]).get("text", {})}
         for row in rows[:limit]
     ]
@@ -112,17 +122,21 @@ def get_groupmsg_list_v2(call: Call) -> dict[str, Any]:
 
 def get_groupmsg_task(call: Call) -> dict[str, Any]:
     """Staff of the message: status 2 once confirmed, else 0."""
+    msgid = _message(call)
+    limit = min(max(call.number("limit", 500), 1), 1000)
+    after, _ = cursor_of(call.word("cursor"), "tasks", msgid)
     rows = call.state.all(
         "select userid, max(send_time) as sent, max(status) as status from message_sends where msgid = ?"
-        " group by userid order by userid",
-        _message(call),
-    )
+        " group by userid order by userid limit ? offset ?",
+        msgid, limit + 1, after,
+    )  # fmt: skip
     tasks = [
         {"userid": row["userid"], "status": 2 if row["status"] else 0}
         | ({"send_time": row["sent"]} if row["sent"] else {})
-        for row in rows
+        for row in rows[:limit]
     ]
-    return {"task_list": tasks, "next_cursor": ""}
+    following = encode_cursor("tasks", msgid, after + limit, 0) if len(rows) > limit else ""
+    return {"task_list": tasks, "next_cursor": following}
 
 
 def get_groupmsg_send_result(call: Call) -> dict[str, Any]:
@@ -135,7 +149,8 @@ def get_groupmsg_send_result(call: Call) -> dict[str, Any]:
         msgid, userid, after, limit + 1,
     )  # fmt: skip
     sends = [
-        {"external_userid": row["external_userid"], "userid": userid, "status": row["status"]}
+        {name: row[name] for name in ("external_userid", "chat_id") if row[name]}
+        | {"userid": userid, "status": row["status"]}
         | ({"send_time": row["send_time"]} if row["send_time"] else {})
         for row in rows[:limit]
     ]

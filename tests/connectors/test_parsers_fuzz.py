@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ PARSERS: list[tuple[Stream, Callable[[Any], parse.Row], st.SearchStrategy[Any]]]
         lambda pair: parse.customer_tag_row("wm", pair[0], pair[1], "ww"),
         st.tuples(_like("userid"), _like("type", "tag_id", "tag_name", "group_name")),
     ),
+    (
+        streams.MESSAGES,
+        lambda pair: parse.message_row(pair[0], pair[1], "single", "ww"),
+        st.tuples(
+            _like("msgid", "creator", "create_type", "create_time", "text"),
+            _like("userid", "external_userid", "chat_id", "status", "send_time"),
+        ),
+    ),
 ]
 
 
@@ -91,7 +100,7 @@ def test_every_follower_is_a_row_or_a_reject(openids: list[str], infos: list[Any
              for openid, info in zip([*openids, "other"] * 2, infos, strict=False)]  # fmt: skip
     frame, rejects = read_followers("wx", openids, infos)
     assert frame.height + len(rejects) == len(openids)
-    assert {*frame["openid"], *(orjson.loads(reject.raw)["openid"] for reject in rejects)} == set(openids)
+    assert {*frame["openid"], *(json.loads(reject.raw)["openid"] for reject in rejects)} == set(openids)
 
 
 @settings(max_examples=150, deadline=None)

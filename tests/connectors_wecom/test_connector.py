@@ -130,6 +130,62 @@ def test_contact_ways_links_behaviour_and_all_kinds_of_tags(source: WeComConnect
     assert personal.select("userid", "external_userid", "tag_name", "tag_id").rows() == [("s0", "wm0000", "爱喝茶", "")]
 
 
+def _send(source: WeComConnector, server: RunningServer, **body: Any) -> str:
+    """Make a corp message, and let staff s1 confirm it."""
+    reply = source._client.call(
+        "POST", "externalcontact/add_msg_template", body={"text": {"content": "会员日"}, **body}
+    )
+    server.admin("POST", "hand", {"do": "confirm_message", "msgid": reply["msgid"], "userid": "s1"})
+    return str(reply["msgid"])
+
+
+def test_messages_are_read_with_what_became_of_them(source: WeComConnector, server: RunningServer) -> None:
+    server.admin("POST", "hand", {"do": "create_group", "chat_id": "wr1", "name": "福利群", "owner": "s1"})
+    single = _send(source, server, external_userid=["wm0008", "wm0002", "wm0015"])
+    group = _send(source, server, chat_type="group", sender="s1")
+    batches = pull(source, "messages")
+    rows = pl.concat([batch.frame for batch in batches]).sort("chat_type", "external_userid")
+    told = ("msgid", "userid", "external_userid", "chat_id", "chat_type", "content", "status")
+    assert rows.select(told).rows() == [
+        (group, "s1", "", "wr1", "group", "会员日", 1),
+        (single, "s1", "wm0008", "", "single", "会员日", 1),
+        (single, "s1", "wm0015", "", "single", "会员日", 1),
+    ], "wm0002 belongs to s2, who has confirmed nothing"
+    assert rows["sent_at"].null_count() == 0
+    assert [dict(batch.state) for batch in batches][-1] == {"until": int(NOW.timestamp())}
+
+
+def test_messages_of_a_month_are_read_again_and_older_ones_are_not(
+    source: WeComConnector, server: RunningServer
+) -> None:
+    msgid = _send(source, server, external_userid=["wm0008", "wm0002"])
+    until = dict(pull(source, "messages")[-1].state)["until"]
+    server.admin("POST", "hand", {"do": "confirm_message", "msgid": msgid, "userid": "s2"})
+
+    def receivers(days: int) -> set[str]:
+        """Of the message, when the last pull was a day ago and this one comes *days* after it was made."""
+        late = WeComConnector(source._client, now=NOW + timedelta(days=days), chosen=streams.STREAMS)
+        found = pull(late, "messages", {"until": until + (days - 1) * module.DAY_S})
+        return set(pl.concat([batch.frame for batch in found]).filter(pl.col("msgid") == msgid)["external_userid"])
+
+    assert receivers(29) == {"wm0008", "wm0002"}
+    assert receivers(32) == set()
+
+
+def test_a_pull_of_messages_that_broke_off_begins_its_window_anew(
+    source: WeComConnector, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _send(source, server, external_userid=["wm0008", "wm0015", "wm0022"])
+    monkeypatch.setattr(module, "ROWS_PER_BATCH", 2)
+    whole = pl.concat([batch.frame for batch in pull(source, "messages")])
+    key = ("msgid", "userid", "external_userid", "chat_id")
+    batches = pull(source, "messages")
+    full = next(place for place, batch in enumerate(batches) if batch.frame.height == 2)
+    rest = pull(source, "messages", dict(batches[full].state))
+    found = pl.concat([batch.frame for batch in (*batches[: full + 1], *rest)])
+    assert set(found.select(key).rows()) == set(whole.select(key).rows())
+
+
 def test_a_source_gives_the_streams_it_names() -> None:
     settings = {"connector": "wecom", "corpid": CORPID, "secret": "env:X"}
     assert module.streams_of(WeComSource.model_validate(settings)) == streams.DEFAULT

@@ -89,6 +89,8 @@ def _seed(path: Path) -> None:
         for userid in ("s0", "s1"):
             con.execute("insert into behavior values (?, ?, ?, 9, 0.5, 3, 0, 1, 1)",
                         (userid, TODAY - (number + 1) * DAY_S, number))  # fmt: skip
+    for number in range(3):
+        _insert_message(con.execute, f"msg{number}", [(f"s{n % 3}", f"wm0{n}") for n in range(9)])
     con.execute("update relations set tag_ids = 'et0,et1', personal_tags = '妈妈,老客'")
     con.commit()
     con.close()
@@ -100,6 +102,16 @@ def _insert_way(run: Callable[..., Any], name: str) -> None:
 
 def _insert_link(run: Callable[..., Any], name: str) -> None:
     run("insert into acquisition_links values (?, ?, '', '[\"s0\"]', 1700000000)", (name, f"链接-{name}"))
+
+
+def _insert_message(run: Callable[..., Any], msgid: str, sends: list[tuple[str, str]]) -> None:
+    """One of yesterday, that everybody but s2 has confirmed."""
+    run("insert into messages values (?, 'single', '', '{\"text\": {\"content\": \"新品\"}}', ?, 0)",
+        (msgid, TODAY - DAY_S))  # fmt: skip
+    for userid, customer in sends:
+        status, at = (0, 0) if userid == "s2" else (1, TODAY)
+        run("insert into message_sends (msgid, userid, external_userid, status, send_time) values (?, ?, ?, ?, ?)",
+            (msgid, userid, customer, status, at))  # fmt: skip
 
 
 def _insert_follower(run: Callable[..., Any], openid: str) -> None:
@@ -192,6 +204,14 @@ def _customer_tags(corp: Corp, n: int) -> None:
     corp.hand("mark", userid="s1", external_userid="wm00", add=["et1"] if n % 2 else [], remove=["et0"])
 
 
+def _messages(corp: Corp, n: int) -> None:
+    """One staff confirms late what waited, and a new message goes out. What was sent does not vanish."""
+    [[waiting]] = corp.rows("select max(msgid) from message_sends where status = 0")
+    corp.hand("confirm_message", msgid=waiting, userid="s2")
+    _insert_message(lambda sql, values: corp.run(sql, *values), f"new{n}", [("s0", "wm00"), ("s1", "wm01"),
+                                                                           ("s2", "wm02"), ("s0", "wm03")])  # fmt: skip
+
+
 def _true_tags(corp: Corp) -> list[tuple[Any, ...]]:
     names = dict(corp.rows("select tag_id, name from tags where not deleted"))
     found = []
@@ -234,6 +254,10 @@ WECOM_LISTS = (
            _told("select userid, day, chat_cnt, message_cnt from behavior"), _behaviour),
     Listed(streams.CUSTOMER_TAGS, "externalcontact/get", "externalcontact/get",
            "userid, external_userid, tag_name", _true_tags, _customer_tags),
+    Listed(streams.MESSAGES, "externalcontact/get_groupmsg_*", "externalcontact/get_groupmsg_send_result",
+           "msgid, userid, external_userid, status, epoch(sent_at)::bigint",
+           _told("select msgid, userid, external_userid, status, send_time from message_sends where status = 1"),
+           _messages),
 )  # fmt: skip
 FOLLOWER_LIST = Listed(FOLLOWERS, "oa/cgi-bin/user/*", "cgi-bin/user/get", "openid, unionid",
                        _told("select openid, unionid from oa_followers where subscribe = 1"), _followers)  # fmt: skip

@@ -483,3 +483,51 @@ def test_tags_of_every_kind_behaviour_and_contact_ways_are_there(con: duckdb.Duc
     assert ask("select kind, way_id, state, way_name, state_relation_count from marts.dim_contact_ways order by 1") == [
         ("acquisition_link", "L", None, "直播间", 0), ("contact_way", "1", "poster", "地铁海报", 2)
     ]  # fmt: skip
+
+
+def test_messages_and_coupons_are_touches_once_each(con: duckdb.DuckDBPyConnection, build) -> None:
+    land(con, "wecom__relations", [relation("zhang", "wm1"), relation("li", "wm1"), relation("li", "wm2")],
+         source="wecom")  # fmt: skip
+    sent = {"corpid": CORP, "msgid": "m1", "userid": "zhang", "external_userid": "wm1", "chat_id": "",
+            "chat_type": "single", "content": "会员日", "created_at": NOON, "status": 0}  # fmt: skip
+    land(con, "wecom__messages", [sent], source="wecom")
+    later = NOON + timedelta(hours=2)
+    land(con, "wecom__messages", [
+        sent | {"status": 1, "sent_at": later},  # confirmed since
+        sent | {"userid": "gone", "status": 1, "sent_at": NOON + timedelta(hours=1)},  # handed over: a relation no more
+        sent | {"userid": "li", "external_userid": "wm2", "status": 2},
+        sent | {"msgid": "m2", "external_userid": "", "chat_id": "wr1", "chat_type": "group", "status": 1,
+                "sent_at": later},
+        sent | {"msgid": "m3", "external_userid": "wm9", "status": 1, "sent_at": later},  # nobody we know
+    ], source="wecom")  # fmt: skip
+    ask = build()
+    told = "msgid, userid, external_userid, chat_id, one_id is not null, outcome, is_sent, sent_at"
+    assert ask(f"select {told} from marts.fct_messages order by 1, 2") == [
+        ("m1", "gone", "wm1", None, True, "sent", True, NOON + timedelta(hours=1)),
+        ("m1", "li", "wm2", None, True, "not_a_friend", False, None),
+        ("m1", "zhang", "wm1", None, True, "sent", True, later),
+        ("m2", "zhang", None, "wr1", False, "sent", True, later),
+        ("m3", "zhang", "wm9", None, False, "sent", True, later),
+    ]
+    assert ask("select touch_key, touched_at, channel, medium, source_kind from marts.fct_touches") == [
+        (f"message|{CORP}|m1|gone|wm1", NOON + timedelta(hours=1), "message", "wecom", "message")
+    ]
+
+
+def test_a_coupon_is_a_touch_unless_an_order_uses_it(con: duckdb.DuckDBPyConnection, build) -> None:
+    event = {"event_name": "CouponReceive", "event_at": NOON, "unionid": "u1"}
+    land(con, "canonical__events", [
+        event | {"event_id": "2", "properties": '{"coupon_id": "CP1"}'},
+        event | {"event_id": "1", "event_at": NOON - timedelta(hours=1), "properties": '{"coupon_id": "CP1"}'},
+        event | {"event_id": "3", "event_at": NOON + timedelta(days=1), "properties": '{"coupon_id": "CP1"}'},
+        event | {"event_id": "4", "properties": '{"coupon_id": "CP2"}'},
+        event | {"event_id": "5", "properties": '{"coupon_id": ""}'},
+        event | {"event_id": "6", "properties": '{"note": "\\"coupon_id\\""}'},
+        event | {"event_id": "7", "order_id": "O1", "properties": '{"coupon_id": "CP1"}'},
+        event | {"event_id": "8", "properties": '{"coupon_id": '},
+    ])  # fmt: skip
+    assert build()("select touch_key, touched_at, channel, source_kind from marts.fct_touches order by 1") == [
+        ("coupon|shop|1", NOON - timedelta(hours=1), "coupon", "coupon"),
+        ("coupon|shop|3", NOON + timedelta(days=1), "coupon", "coupon"),
+        ("coupon|shop|4", NOON, "coupon", "coupon"),
+    ]

@@ -125,6 +125,37 @@ def test_corp_messages_wait_for_the_staff(world: RunningServer, client: Corp) ->
     assert client.post(PATH + "get_groupmsg_task", {"msgid": "none"})["errcode"] == 41047
 
 
+def test_messages_to_groups_go_to_those_of_their_sender(world: RunningServer, client: Corp) -> None:
+    for number in (1, 2):
+        hand(world, do="create_group", chat_id=f"wr{number}", name="福利群", owner=STAFF[0])
+    body = {"chat_type": "group", "sender": STAFF[0], "text": {"content": "新品到店"}}
+    sent = client.post(PATH + "add_msg_template", body | {"chat_id_list": ["wr2", "wrnone"]})
+    assert sent["fail_list"] == ["wrnone"]
+    every = client.post(PATH + "add_msg_template", body)
+    for msgid, chats in ((sent["msgid"], ["wr2"]), (every["msgid"], ["wr1", "wr2"])):
+        hand(world, do="confirm_message", msgid=msgid, userid=STAFF[0])
+        results = client.post(PATH + "get_groupmsg_send_result", {"msgid": msgid, "userid": STAFF[0]})["send_list"]
+        assert [(row.get("external_userid"), row["chat_id"], row["status"]) for row in results] == [
+            (None, chat, 1) for chat in chats
+        ]
+    assert client.post(PATH + "add_msg_template", body | {"sender": STAFF[1]})["errcode"] == 41048
+
+
+def test_tasks_come_in_pages(world: RunningServer, client: Corp) -> None:
+    asked = {"external_userid": [customer(number) for number in range(9)], "text": {"content": "新品到店"}}
+    msgid = client.post(PATH + "add_msg_template", asked)["msgid"]
+    whole = client.post(PATH + "get_groupmsg_task", {"msgid": msgid})["task_list"]
+    found, cursor = [], ""
+    while True:
+        page = client.post(PATH + "get_groupmsg_task", {"msgid": msgid, "limit": 2, "cursor": cursor})
+        found += page["task_list"]
+        cursor = page["next_cursor"]
+        if not cursor:
+            break
+    assert len(whole) > 2
+    assert found == whole
+
+
 def test_tag_filter_is_or_inside_and_between(world: RunningServer, client: Corp) -> None:
     one, two, three = client.new_tags("筛选", "一", "二", "三")
     for number, tags in ((0, [one, three]), (9, [two, three]), (18, [one])):

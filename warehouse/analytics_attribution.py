@@ -220,7 +220,7 @@ def _credit(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None
         )
         select ranked.order_key, ranked.one_id, ranked.model, ranked.kind, ranked.touch_key, ranked.channel,
             ranked.position, ranked.path_length, cast(ranked.lag_us // 1000000 as bigint) as lag_seconds,
-            hashes.path_hash,
+            hashes.path_hash, {quoted(settings.look_back)} as look_back, getvariable('cut_at') as as_of,
             cast(ranked.sign * ranked.weight as hugeint) as credit_numerator, ranked.total as credit_denominator,
             ranked.sign * ranked.weight / ranked.total as credit,
             cast(ranked.money_sign * (ranked.whole_cents + (ranked.place <= ranked.left_over)::int) / 100
@@ -331,7 +331,9 @@ _CREDIT_TEXT = (
         "position": "place of the touch on the path, from 1",
         "path_length": "touches on the path",
         "lag_seconds": "from the touch to the payment",
-        "path_hash": "equal for equal sequences of channels",
+        "path_hash": "equal for equal sequences of channels; null without a touch",
+        "look_back": "how far before the payment touches count, as in config/metrics.yaml",
+        "as_of": "data cut",
         "credit_numerator": "credit as a fraction: numerator (negative for refunds)",
         "credit_denominator": "credit as a fraction: denominator",
         "credit": "numerator ÷ denominator",

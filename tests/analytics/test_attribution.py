@@ -117,6 +117,20 @@ def test_every_model_shares_every_order_to_the_cent(shop: duckdb.DuckDBPyConnect
         assert numerator == denominator
 
 
+def test_every_credit_says_under_what_terms_it_was_given(shop: duckdb.DuckDBPyConnection) -> None:
+    rows = shop.execute(
+        "select distinct credit.look_back, credit.as_of = models.as_of,"
+        " models.parameters->>'look_back' = credit.look_back, credit.as_of = getvariable('cut_at')"
+        " from marts_db.marts.fct_attribution_credit as credit"
+        " join marts_db.marts.dim_attribution_models as models using (model)"
+    ).fetchall()
+    assert rows == [("30d", True, True, True)]
+    hashes = shop.execute(
+        "select order_key, count(distinct path_hash) from marts_db.marts.fct_attribution_credit group by 1 order by 1"
+    ).fetchall()
+    assert hashes == [("o1", 1), ("o2", 1), ("o3", 0)]
+
+
 def test_models_weigh_touches_as_they_say(shop: duckdb.DuckDBPyConnection) -> None:
     rows = shop.execute(
         "select model, position, credit from marts_db.marts.fct_attribution_credit"

@@ -12,10 +12,12 @@ import polars as pl
 from cdp.metrics.config import MetricsConfig
 from cdp.metrics.decomposition import lmdi
 from cdp.metrics.units import Unit, check_product
+from cdp.sync.config import Control
 from warehouse.analytics_attribution import attribution_tables
 from warehouse.analytics_business import business_tables
 from warehouse.analytics_common import MARTS, Table, frame, set_cut, view_of, write_marts
 from warehouse.analytics_referral import referral_tables
+from warehouse.analytics_uplift import uplift_frame, uplift_table
 
 # The identity in units: whatever the factors become, their product must stay an amount of money.
 UNITS = {
@@ -36,15 +38,23 @@ class MetricsReport:
 
 
 def build_metrics(
-    con: duckdb.DuckDBPyConnection, metrics: MetricsConfig, *, as_of: datetime, timezone: str
+    con: duckdb.DuckDBPyConnection,
+    metrics: MetricsConfig,
+    *,
+    as_of: datetime,
+    timezone: str,
+    control: Control | None = None,
 ) -> MetricsReport:
-    """Write the metric tables of `config/metrics.yaml`, as of the last closed business day, in one transaction."""
+    """Write the metric tables of `config/metrics.yaml`, as of the last closed business day, in one transaction.
+    *control*: who the sync holds back, whose experiments `uplift` names."""
     set_cut(con, as_of, timezone)
-    with view_of(con, "gmv_periods", gmv_identity(con, metrics)):
+    curves = uplift_frame(con, metrics.uplift, control or Control())
+    with view_of(con, "gmv_periods", gmv_identity(con, metrics)), view_of(con, "uplift_curves", curves):
         tables = [
             Table("fct_gmv_identity", "select * from gmv_periods order by period_start", *_GMV_TEXT),
             Table("fct_first_order_conversion", first_order_sql(metrics), *_FIRST_TEXT),
             *attribution_tables(con, metrics.attribution),
+            uplift_table(),
             *referral_tables(con, metrics.referral),
             *business_tables(con, metrics),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -91,6 +92,33 @@ class AttributionConfig(Strict):
     control: dict[str, str] = Field(default_factory=dict)
 
 
+class UpliftScore(Strict):
+    """What ranks people: the value of the tag group *tag* that each held on entering. *order*: its values, the lowest
+    first; without it the values are numbers."""
+
+    tag: str
+    order: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> UpliftScore:
+        if len(set(self.order)) != len(self.order):
+            raise ValueError("`order` names a value twice")
+        return self
+
+
+class UpliftConfig(Strict):
+    """An uplift curve. *experiment*: one of `control.experiments` in `config/sync.yaml`; people enter it with the first
+    tag of its groups from *since* on (a day of the brand), when the experiment began. Response: a paid order within
+    *response_days* of entering."""
+
+    id: str
+    experiment: str
+    since: date
+    score: UpliftScore
+    response_days: int = Field(default=30, ge=1)
+    bins: int = Field(default=10, ge=1, le=1000)
+
+
 class ReferralConfig(Strict):
     """Which invitation earns credit. *lost_within*: an invitee who leaves sooner than this earns none."""
 
@@ -133,6 +161,14 @@ class MetricsConfig(Strict):
     repurchase: RepurchaseConfig = RepurchaseConfig()
     rfm: RfmConfig = RfmConfig()
     attribution: AttributionConfig = AttributionConfig()
+    uplift: tuple[UpliftConfig, ...] = ()
     referral: ReferralConfig = ReferralConfig()
     community: CommunityConfig = CommunityConfig()
     next_best: NextBestConfig = NextBestConfig()
+
+    @model_validator(mode="after")
+    def _curves_have_names_of_their_own(self) -> MetricsConfig:
+        names = [item.id for item in self.uplift]
+        if len(set(names)) != len(names):
+            raise ValueError("`uplift`: two curves have the same `id`")
+        return self

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from cdp.funnels.config import FunnelsConfig
 from cdp.metrics.config import MetricsConfig
+from cdp.sync.config import SyncConfig
 from cdp.tags.config import TagsConfig
 from pipelines.progress import track
 from pipelines.resources import BrandHome
@@ -78,6 +79,7 @@ STEPS: dict[str, tuple[Build, str, type[BaseModel], Sequence[str], Mapping[str, 
             "fct_attribution_credit": "one row per order, model and touch: credit as a fraction, money to the cent",
             "fct_attribution_channels": "one row per model and channel: credited orders, incremental orders, effects",
             "dim_attribution_models": "one row per attribution model: settings, conversion probability",
+            "fct_uplift": "one row per declared uplift and bin of its score: lift, gain, Qini, area",
             "fct_referral_edges": "one row per invitation: credited or why not, generation",
             "fct_referral_generations": "one row per campaign and generation: members, invitations, joined, K",
             "fct_referral_campaigns": "one row per campaign: seeds, reach, K, cycle time, ceiling",
@@ -125,7 +127,11 @@ def _step(
     def step(context: dg.AssetExecutionContext, brand_home: BrandHome) -> Any:
         with track(context, name.replace("_", " ")) as tracker, brand_home.warehouse(context) as con:
             brand = brand_home.brand
-            more = {"purposes": brand_home.config("tags.yaml", TagsConfig).purposes} if name == "funnels" else {}
+            more: dict[str, Any] = {}
+            if name == "funnels":
+                more["purposes"] = brand_home.config("tags.yaml", TagsConfig).purposes
+            elif name == "metrics":
+                more["control"] = brand_home.config("sync.yaml", SyncConfig).control
             build(con, brand_home.config(file, model), as_of=brand_home.as_of(context), timezone=brand.timezone, **more)
             reads = [f"marts.{needed}" for needed in needs]
             for table in tables:

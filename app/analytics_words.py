@@ -68,6 +68,8 @@ _ZH = {
     "entered": "进入",
     "to the last step": "到最后一步",
     "chart": "图",
+    "metric": "指标",
+    "table": "表",
 }
 
 

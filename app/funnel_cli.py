@@ -11,6 +11,7 @@ from rich.table import Table
 
 from app.analytics_words import say
 from app.context import brand, config, console, errors, published
+from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from cdp.tags.config import TagsConfig
@@ -62,8 +63,10 @@ def show(
                 console.print(f"{funnel:<32} {words}", highlight=False)
             return
         rows = stored_steps(con, name)
+        known = con.execute("select distinct funnel_id from marts.fct_funnel_steps order by 1").fetchall()
     if not rows:
-        raise ConfigError(f"the published version has no funnel `{name}`", hint="`cdp funnel show` lists them")
+        close = nearest(name, [row[0] for row in known])
+        raise ConfigError(f"the published version has no funnel `{name}`{close}", hint="`cdp funnel show` lists them")
     _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 

@@ -98,7 +98,7 @@ def _channels(rows: list[dict[str, Any]]) -> Table:
     table = _table((say("channel"), "left"), *((say(name), "right") for name in names))
     for row in rows:
         payback = row["payback_months"]
-        known = "–" if row["cost"] is None else say("not yet") if payback is None else str(payback)
+        known = "–" if not row["cost"] else say("not yet") if payback is None else str(payback)
         money = [_text(row[name]) for name in ("hist_net", "pred_net_365", "ltv_per_person", "cost")]
         table.add_row(row["channel_name"] or "–", f"{row['people']:,}", f"{row['buyers']:,}", *money, known)
     return table

@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "tags": "app.tags_cli:app",
     "funnel": "app.funnel_cli:app",
     "ltv": "app.ltv_cli:app",
+    "metric": "app.metric_cli:app",
     "report": "app.operations_cli:report",
     "publish": "app.sql_cli:publish_app",
     "model": "app.model_cli:app",
@@ -41,7 +42,7 @@ VERBS: dict[str, str] = {
     "sandbox": "app.sandbox_cli:app",
 }
 # The singular and plural people type.
-ALIASES = {"tag": "tags", "funnels": "funnel"}
+ALIASES = {"tag": "tags", "funnels": "funnel", "metrics": "metric"}
 SUMMARIES = {
     "config": "check the home's configuration; JSON Schemas for editors",
     "source": "sources: list, add, check, pull, status, rejects",
@@ -50,6 +51,7 @@ SUMMARIES = {
     "tags": "tags: plan, show, explain, health; their library in WeCom: apply, retire",
     "funnel": "funnels: run, show",
     "ltv": "lifetime value: show (cohorts, channels, curves), person",
+    "metric": "business metrics by name: list, show (GMV, repurchase, attribution, referral, retention …)",
     "publish": "published versions: list, rollback",
     "model": "SQL models: list, check, run, diff, lineage, docs",
     "sync": "tags to WeCom: plan, review, apply, verify",

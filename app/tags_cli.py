@@ -13,6 +13,8 @@ from app import tag_library_cli
 from app.analytics_words import say
 from app.context import brand, config, console, home, published
 from app.tag_library_cli import show_library
+from cdp.config import nearest
+from cdp.errors import ConfigError
 from cdp.metrics.durations import microseconds
 from cdp.tags.config import TagsConfig
 from warehouse.analytics import explain_tag, health_rows, plan_tags, set_manual_tag
@@ -72,6 +74,10 @@ def show(
             " where $name is null or tag_group = $name or label = $name order by group_order, value_order",
             {"name": group},
         ).fetchall()
+        known = con.execute("select distinct tag_group from marts.dim_tags order by 1").fetchall()
+    if group and not rows:
+        close = nearest(group, [row[0] for row in known])
+        raise ConfigError(f"no tag group is called `{group}`{close}", hint="`cdp tags show` lists all")
     if as_json:
         names = ("tag_group", "label", "kind", "value", "holders", "wecom_group", "owner")
         console.print_json(data=[dict(zip(names, row, strict=True)) for row in rows])
@@ -82,7 +88,7 @@ def show(
         head = (name, label, kind) if name != previous else ("", "", "")
         table.add_row(*head, value, f"{holders:,}", wecom or "–", owner)
         previous = name
-    console.print(table if rows else f"no tag group is called `{group}`")
+    console.print(table)
 
 
 @app.command()

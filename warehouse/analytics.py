@@ -9,7 +9,7 @@ from warehouse.analytics_funnel_reports import find_funnel, funnel_chart, run_pu
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels, silent_steps
 from warehouse.analytics_ltv import LtvReport, build_ltv
 from warehouse.analytics_ltv_reports import ltv_chart, ltv_cohorts, ltv_models, ltv_of_channels, ltv_of_person
-from warehouse.analytics_metric_reports import repurchase
+from warehouse.analytics_metric_reports import metric_rows, metric_texts, repurchase
 from warehouse.analytics_metrics import MetricsReport, build_metrics
 from warehouse.analytics_products import NextBestReport, build_next_best
 from warehouse.analytics_tag_reports import (
@@ -49,6 +49,8 @@ __all__ = [
     "ltv_models",
     "ltv_of_channels",
     "ltv_of_person",
+    "metric_rows",
+    "metric_texts",
     "plan_tags",
     "replay_tags",
     "repurchase",

@@ -52,7 +52,7 @@ def test_every_word_the_verbs_say_has_its_chinese() -> None:
     from app.analytics_words import _ZH
 
     said: set[str] = set()
-    for name in ("ltv_cli", "tags_cli", "funnel_cli"):
+    for name in ("ltv_cli", "tags_cli", "funnel_cli", "metric_cli"):
         for node in ast.walk(ast.parse((ROOT / "app" / f"{name}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("say", "_table"):
                 said |= {

@@ -14,10 +14,11 @@ import duckdb
 import pytest
 
 from cdp.config import parse
+from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from cdp.metrics.config import MetricsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, insert, open_memory, run_model
-from warehouse.analytics import build_funnels, build_ltv, build_metrics
+from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_next_best, metric_rows, metric_texts
 
 MARTS = "marts_db.marts"
 PAID = at("2025-12-10 12:00")
@@ -277,6 +278,20 @@ def test_markov_totals_are_those_published(
     assert [row[0] for row in found] == pytest.approx(effects, rel=1e-12)
     assert [row[1] for row in found] == pytest.approx(orders, rel=1e-12)
     assert sum(row[2] for row in found) == pytest.approx(sum(orders), rel=1e-12)
+
+
+def test_every_metric_is_found_by_its_name_and_a_word_for_several_gives_each(brand: duckdb.DuckDBPyConnection) -> None:
+    """There is no repurchase rate: Chinese 复购率 is four numbers (design row 22)."""
+    metrics(brand)
+    build_next_best(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    for name, table, text in metric_texts(brand, marts=MARTS):
+        rows = metric_rows(brand, name, marts=MARTS)
+        assert text, f"{table} does not say what one row is"
+        assert rows or name in ("stages", "stage_flow"), name
+    four = {row["definition"] for row in metric_rows(brand, "复购率", marts=MARTS)}
+    assert four == {"by_person", "by_order", "within_days", "next_period"}
+    with pytest.raises(ConfigError, match="no metric is called `referal`; did you mean `referral`"):
+        metric_rows(brand, "referal", marts=MARTS)
 
 
 def credit(con: duckdb.DuckDBPyConnection, model: str) -> list[float]:

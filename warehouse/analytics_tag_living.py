@@ -6,14 +6,14 @@ It is derived from the history, and made again from it when the declared groups 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import duckdb
 
+from cdp.tags import compile as compiled
+from cdp.tags.compile import SEPARATOR
 from cdp.tags.config import Group, RuleGroup, TagsConfig
 from warehouse.analytics_common import quoted
-
-_SEPARATOR = "chr(31)"
 
 
 def living_column(group: Group) -> str:
@@ -22,34 +22,46 @@ def living_column(group: Group) -> str:
 
 
 def is_listed(group: Group) -> bool:
-    """Does the group's column over features hold a list of values?"""
+    """May the group's column over features hold several values?"""
     return isinstance(group, RuleGroup) and (not group.exclusive or group.resolve == "none")
 
 
+def make_rows(con: duckdb.DuckDBPyConnection, group: Group, query: str, people: str | None = None) -> None:
+    """Temp table `tag_rows_<group>` (one_id, held): what the rows of *query* (one_id, value, rank) give people.
+
+    *people*: a query (one_id) of those it was computed for, who all have a row then, those with nothing as well.
+    """
+    held = f"select one_id, string_agg(value, {SEPARATOR} order by rank) as held from ({query}) group by one_id"
+    if people:
+        held = (
+            f"select people.one_id, found.held from (select distinct one_id from ({people})) as people"
+            f" left join ({held}) as found on found.one_id = people.one_id"
+        )
+    con.execute(f"create or replace temp table tag_rows_{group.id} as {held}")
+
+
 def make_fresh(
-    con: duckdb.DuckDBPyConnection, tags: TagsConfig, queries: Mapping[str, str], *, made: Collection[str] = ()
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, rows: Collection[str], *, partly: Collection[str] = ()
 ) -> None:
     """Temp view `tag_fresh`: what the people of `tag_wide` should hold, with the columns of `tag_living`.
 
-    *queries*: group id -> query (one_id, value, rank) of the groups that are not a column of `tag_wide`; each is run
-    once, into a temp table of its own. *made*: groups whose table an earlier call has made.
+    *rows*: groups that have a table `tag_rows_<group>` rather than a column of `tag_wide`. Who is not in the table of a
+    group in *partly* holds what `temp.tag_held` says.
     """
     columns, joins = [], []
     for group in tags.tag_groups:
-        if group.id in queries:
-            con.execute(
-                f"create or replace temp table tag_rows_{group.id} as"
-                f" select one_id, string_agg(value, {_SEPARATOR} order by rank) as held from ({queries[group.id]})"
-                " group by one_id"
-            )
-        if group.id in queries or group.id in made:
-            table = f"temp.tag_rows_{group.id}"
-            joins.append(f" left join {table} as rows_{group.id} on rows_{group.id}.one_id = wide.one_id")
-            columns.append(f"rows_{group.id}.held as {living_column(group)}")
-        elif is_listed(group):
-            columns.append(f"array_to_string(wide.g_{group.id}, {_SEPARATOR}) as {living_column(group)}")
+        name = living_column(group)
+        found = f"rows_{group.id}"
+        if group.id in rows:
+            joins.append(f" left join temp.tag_{found} as {found} on {found}.one_id = wide.one_id")
+        if group.id in partly:
+            columns.append(f"case when {found}.one_id is null then living.{name} else {found}.held end as {name}")
+        elif group.id in rows:
+            columns.append(f"{found}.held as {name}")
         else:
-            columns.append(f"wide.g_{group.id} as {living_column(group)}")
+            columns.append(f"wide.g_{group.id} as {name}")
+    if partly:
+        joins.append(" left join temp.tag_held as living on living.one_id = wide.one_id")
     con.execute(
         "create or replace temp view tag_fresh as"
         f" select wide.one_id{''.join(', ' + column for column in columns)} from temp.tag_wide as wide{''.join(joins)}"
@@ -57,8 +69,9 @@ def make_fresh(
 
 
 def drop_fresh(con: duckdb.DuckDBPyConnection) -> None:
-    """Drop what `make_fresh` made."""
+    """Drop what `make_rows`, `make_fresh` and `hold` made."""
     con.execute("drop view if exists temp.tag_fresh")
+    con.execute("drop table if exists temp.tag_held")
     names = con.execute(
         "select table_name from duckdb_tables() where temporary and table_name like 'tag@_rows@_%' escape '@'"
     )
@@ -66,61 +79,35 @@ def drop_fresh(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"drop table temp.{name}")
 
 
-def compare_elsewhere(con: duckdb.DuckDBPyConnection, tags: TagsConfig, fresh: TagsConfig) -> None:
-    """Temp table `tag_changed` of the people outside `temp.tag_scope` who differ from what they hold in a group of
-    *fresh*, for which `tag_fresh` has everyone. In the other groups they hold what they held."""
-    computed = {group.id for group in fresh.tag_groups}
-    names = [living_column(group) for group in tags.tag_groups if group.id in computed]
-    pairs = "".join(
-        f", {'fresh' if group.id in computed else 'living'}.{living_column(group)} as new_{living_column(group)}"
-        f", living.{living_column(group)} as old_{living_column(group)}"
-        for group in tags.tag_groups
+def hold(con: duckdb.DuckDBPyConnection, people: str) -> None:
+    """Temp table `tag_held`: what the people of the query *people* (one_id) hold now."""
+    con.execute(
+        f"create or replace temp table tag_held as select * from activation.tag_living where one_id in ({people})"
     )
+
+
+def differing_sql(tags: TagsConfig) -> str:
+    """A query (one_id) of people in `tag_fresh` who hold something else in a group of *tags*."""
+    names = [living_column(group) for group in tags.tag_groups]
     differs = " or ".join(f"fresh.{name} is distinct from living.{name}" for name in names) or "false"
-    # Who differs first: of few people then, what they hold in the other groups is looked up.
-    con.execute(
-        f"""
-        create or replace temp table tag_elsewhere as
-        select fresh.*
-        from temp.tag_fresh as fresh
-        left join (select one_id{"".join(", " + name for name in names)} from activation.tag_living) as living
-            on living.one_id = fresh.one_id
-        where {differs}
-        """
+    return (
+        "select fresh.one_id from temp.tag_fresh as fresh"
+        f" left join activation.tag_living as living on living.one_id = fresh.one_id where {differs}"
     )
-    con.execute(
-        f"""
-        create or replace temp table tag_changed as
-        select living.person, fresh.one_id, false as is_gone{pairs}
-        from temp.tag_elsewhere as fresh
-        anti join temp.tag_scope as scope on scope.one_id = fresh.one_id
-        left join (
-            select * from activation.tag_living where one_id in (select one_id from temp.tag_elsewhere)
-        ) as living on living.one_id = fresh.one_id
-        """
-    )
-    con.execute("drop table temp.tag_elsewhere")
 
 
-def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, scoped: bool) -> None:
-    """Temp tables `tag_changed` (people whose fresh and living values differ in any group, or who are gone) and
-    `tag_open_all` (the living rows of the history of groups that differ).
-
-    *scoped*: only people of `temp.tag_scope` are compared, and join those that `compare_elsewhere` found.
-    """
-    fit_columns(con, tags)
+def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, held: str) -> None:
+    """Temp tables `tag_changed` (people of `tag_fresh` and of the table *held* whose values differ in any group, or who
+    are gone), `tag_differing` (person, tag_group) and `tag_open` (of these, the living rows of the history)."""
     names = [living_column(group) for group in tags.tag_groups]
     pairs = "".join(f", fresh.{name} as new_{name}, living.{name} as old_{name}" for name in names)
     differs = " or ".join(f"fresh.{name} is distinct from living.{name}" for name in names) or "false"
-    living = "activation.tag_living"
-    if scoped:
-        living = f"(select * from {living} where one_id in (select one_id from temp.tag_scope))"
     con.execute(
         f"""
-        {"insert into temp.tag_changed" if scoped else "create or replace temp table tag_changed as"}
+        create or replace temp table tag_changed as
         select living.person, coalesce(fresh.one_id, living.one_id) as one_id, fresh.one_id is null as is_gone{pairs}
         from temp.tag_fresh as fresh
-        full outer join {living} as living on living.one_id = fresh.one_id
+        full outer join {held} as living on living.one_id = fresh.one_id
         where {differs}
         """
     )
@@ -144,12 +131,10 @@ def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, sco
         """
     )
     con.execute(
-        """
-        create or replace temp table tag_open_all as
-        select row_id, one_id, tag_group, value, rank, valid_from, kept_since from activation.tag_history
-        where row_id in (select row_id from temp.tag_open_rows)
-        """
+        "create or replace temp table tag_open as select * from activation.tag_history"
+        " where row_id in (select row_id from temp.tag_open_rows)"
     )
+    con.execute("drop table temp.tag_open_rows")
     con.execute("set variable tag_rows = (select coalesce(max(row_id), 0) from activation.tag_history)")
 
 
@@ -192,11 +177,15 @@ def count_tagged(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> dict[str, 
 
 
 def changed_values_sql(group: Group) -> str:
-    """A query (one_id, value, rank) of what the people who differ in *group* should hold of it."""
+    """A query (tag_group, person, one_id, value, rank) of what the people who differ in *group* should hold of it."""
     held = f"new_{living_column(group)}"
+    if group.exclusive and not compiled.reads_rows(group) and not group.overrides:
+        value, rank = held, "1"
+    else:
+        value = f"unnest(string_split({held}, {SEPARATOR}))"
+        rank = f"generate_subscripts(string_split({held}, {SEPARATOR}), 1)"
     return (
-        f"select one_id, unnest(string_split({held}, {_SEPARATOR})) as value,"
-        f" cast(generate_subscripts(string_split({held}, {_SEPARATOR}), 1) as int) as rank"
+        f"select {quoted(group.id)} as tag_group, person, one_id, {value} as value, cast({rank} as int) as rank"
         f" from temp.tag_changed where {held} is not null and {_differs(group)}"
     )
 
@@ -221,7 +210,7 @@ def holders_sql(group: Group) -> str:
 def _holders(parts: Sequence[str]) -> str:
     counted = f"select held, sum(people) as people from ({' union all '.join(parts)}) where held is not null group by 1"
     return (
-        f"select value, sum(people) as holders from (select unnest(string_split(held, {_SEPARATOR})) as value, people"
+        f"select value, sum(people) as holders from (select unnest(string_split(held, {SEPARATOR})) as value, people"
         f" from ({counted})) group by value having sum(people) > 0"
     )
 
@@ -259,7 +248,7 @@ def fit_columns(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
     if [row[0] for row in found] == wanted:
         return
     columns = "".join(
-        f", string_agg(value, {_SEPARATOR} order by rank) filter (where tag_group = {quoted(group.id)})"
+        f", string_agg(value, {SEPARATOR} order by rank) filter (where tag_group = {quoted(group.id)})"
         f" as {living_column(group)}"
         for group in tags.tag_groups
     )
@@ -271,6 +260,6 @@ def fit_columns(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
 
 def _held_sql(where: str) -> str:
     return (
-        f"select one_id, string_agg(value, {_SEPARATOR} order by rank) as held from activation.tag_history"
+        f"select one_id, string_agg(value, {SEPARATOR} order by rank) as held from activation.tag_history"
         f" where valid_to is null and {where} group by one_id"
     )

@@ -1,159 +1,229 @@
 """Whose tags a run computes: the people of whom something can differ since the last run, found without computing it.
 
-A group is either steady (its value for a person changes only with the person's facts and rows, or when a row of theirs
-enters or leaves its window) or may change for anyone from one day to the next: it reads days counted to the cut or a
-model's output, its thresholds come from everyone, its definition is new, its last version was kept, or its source is
-not followed. The latter are computed for everyone, the former for the people in scope alone. Outside it they differ for
-nobody, so the result is that of computing everything.
+Of a person who is not in scope, no tag differs, so the result is that of computing everything. People come into scope
+where
+
+1. their facts changed, or a row that a group reads came before the cut or left the group's window;
+2. a threshold or a day moved across them: for a group that counts days to the cut, or cuts at quantiles of everyone,
+   the same condition is asked of the same facts as the last run asked it and as this run asks it, and compared;
+3. neither tells, because a group reads a model's output, has a new definition, was kept, may be set from outside or
+   reads a mart that is not followed: such groups are computed for everyone and compared with what people hold.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from typing import Any
 
 import duckdb
+import sqlglot
+from sqlglot import exp
 
 from cdp.metrics.durations import microseconds
 from cdp.tags import compile as compiled
-from cdp.tags.config import Group, ModelGroup, RankingGroup, TagsConfig, TierGroup
-from cdp.tags.expressions import columns_of
+from cdp.tags.config import Group, ModelGroup, TagsConfig
+from cdp.tags.expressions import columns_of, renamed
 from warehouse.analytics_common import MARTS
 from warehouse.analytics_tag_living import fit_columns
-from warehouse.touched_people import FACTS, newest_run, touched_since_sql
-
-# Marts of which every changed row touches the facts of its person.
-_FOLLOWED = ("fct_orders", "fct_order_lines", "fct_events", "fct_relations", "fct_group_memberships")
+from warehouse.touched_people import EVENTS, FACTS, FOLLOWED, INPUTS, newest_run, touched_since_sql
 
 
 @dataclass(frozen=True)
 class TagScope:
-    """*groups*: those to compute for everyone, the others for the people of `temp.tag_scope`; None: all for everyone.
-    *facts_run*, *cut*: how far this run sees."""
+    """How far a run sees (runs of feeds, *cut*, *day* of the features), and how it computes which groups.
 
-    groups: frozenset[str] | None
+    *whole*: everything for everyone. Else *moving* are the groups of 2., *anew* those of 3., and *rows* the people (a
+    query of one_id) for whom each group over rows is computed. *counters*: features that have grown by *days* since the
+    last run; *then*: thresholds of that run.
+    """
+
     facts_run: int | None
+    events_run: int | None
+    inputs_run: int | None
     cut: datetime
+    day: date | None
+    whole: bool = True
+    moving: frozenset[str] = frozenset()
+    anew: frozenset[str] = frozenset()
+    rows: Mapping[str, str] = field(default_factory=dict)
+    counters: frozenset[str] = frozenset()
+    days: int = 0
+    then: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) -> TagScope:
-    """Compare what the last run has seen with what there is; makes `temp.tag_scope(one_id)` unless all is computed."""
+    """Compare what the last run has seen with what there is; makes `temp.tag_scope(one_id)`, the people of 1., unless
+    the whole is computed."""
     drop_scope(con)
-    facts_run = newest_run(con, FACTS)
-    seen = con.execute("select facts_run, cut, consent from activation.tag_seen").fetchall()
-    touched = touched_since_sql(con, FACTS, seen[0][0]) if seen else None
-    if touched is None or cut < seen[0][1] or seen[0][2] != _consent(tags) or not _is_consent_steady(con, tags):
-        return TagScope(None, facts_run, cut)
+    day = con.execute(f"select max(as_of_date) from {MARTS}.fct_person_facts").fetchall()[0][0]
+    now = TagScope(newest_run(con, FACTS), newest_run(con, EVENTS), newest_run(con, INPUTS), cut, day)
+    seen = con.execute("select * from activation.tag_seen").fetchall()
+    if not seen:
+        return now
+    facts_run, events_run, inputs_run, old_cut, old_day, consent, thresholds = seen[0]
+    touched = touched_since_sql(con, FACTS, facts_run)
+    steady, counters = feature_columns(con)
+    asked = {name for condition in _consent(tags).values() for name in columns_of(condition)}
+    if touched is None or cut < old_cut or json.loads(consent) != _consent(tags) or not asked <= steady:
+        return now
     fit_columns(con, tags)
-    groups = frozenset(_for_everyone(con, tags))
-    moved = [touched, *_moved_by_time(tags, groups, seen[0][1], cut)]
-    moved.append("select one_id from activation.tag_history where valid_to is null and kept_since is not null")
-    con.execute(f"create or replace temp table tag_scope as {' union '.join(moved)}")
-    return TagScope(groups, facts_run, cut)
+    con.execute(f"create or replace temp table tag_touched as {touched}")
+    events, inputs = touched_since_sql(con, EVENTS, events_run), touched_since_sql(con, INPUTS, inputs_run)
+    then, published = json.loads(thresholds), _published(con)
+    moving: set[str] = set()
+    anew: set[str] = set()
+    rows: dict[str, str] = {}
+    for group in tags.tag_groups:
+        if (group.id, compiled.version_of(group, tags.scores)) not in published or _may_be_set(group):
+            anew.add(group.id)
+        elif compiled.reads_rows(group):
+            table = compiled.table_of(getattr(group, "source", None) or "")
+            if table in FOLLOWED and events and inputs and _inputs(group, tags) <= steady:
+                changed = [inputs, events] if table == "fct_events" else [inputs]
+                rows[group.id] = _row_people(group, table, changed, old_cut, cut)
+            else:
+                anew.add(group.id)
+        elif isinstance(group, ModelGroup) or not _inputs(group, tags) <= steady | counters:
+            anew.add(group.id)
+        elif (cuts := _quantiles(group, tags)) or _inputs(group, tags) & counters:
+            (moving if cuts <= then.keys() else anew).add(group.id)
+    kept = "select one_id from activation.tag_history where valid_to is null and kept_since is not null"
+    people = ["select one_id from temp.tag_touched", kept, *rows.values()]
+    con.execute(f"create or replace temp table tag_scope as {' union '.join(people)}")
+    return replace(
+        now,
+        whole=False,
+        moving=frozenset(moving),
+        anew=frozenset(anew),
+        rows=rows,
+        counters=frozenset(counters),
+        days=(day - old_day).days,
+        then=then,
+    )
 
 
-def remember_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope) -> None:
+def moved_sql(tags: TagsConfig, scope: TagScope, now: Mapping[str, list[float]]) -> str:
+    """A query (one_id) of the people of `temp.tag_all` across whom a day or a threshold of the moving groups moved.
+    *now*: the thresholds of this run."""
+    groups = [group for group in tags.tag_groups if group.id in scope.moving]
+    used = {name for group in groups for name in compiled.columns_read(group)}
+    scores = {name: tags.scores[name] for name in tags.scores if name in used}
+    used |= {name for score in scores.values() for name in compiled.score_columns(score)}
+    counters = {name: f"{name}__then" for name in sorted(used & scope.counters)}
+    shifted = "".join(f", {name} - {scope.days} as {old}" for name, old in counters.items())
+    scored = "".join(
+        f", {renamed(compiled.score_sql(score, scope.then.get(name, score.thresholds)), counters)} as {name}__then"
+        for name, score in scores.items()
+    )
+    earlier = counters | {name: f"{name}__then" for name in scores}
+    differs = [compiled.differs_sql(group, now, scope.then, earlier) for group in groups]
+    return (
+        f"select one_id from (select *{scored} from (select *{shifted} from temp.tag_all)) where"
+        f" {' or '.join(f'({condition})' for condition in differs) or 'false'}"
+    )
+
+
+def remember_scope(
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope, thresholds: Mapping[str, list[float]]
+) -> None:
     """Note how far the run has seen, in the caller's transaction."""
     con.execute("delete from activation.tag_seen")
-    con.execute("insert into activation.tag_seen values (?, ?, ?)", [scope.facts_run, scope.cut, _consent(tags)])
-
-
-def slice_marts(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope) -> None:
-    """Temp tables, named as the marts, with the rows and columns that steady groups read of the people in scope."""
-    for table, groups in _sources(tags, scope.groups or frozenset()).items():
-        columns = {"one_id", compiled.TIME_COLUMNS[table], compiled.KEY_COLUMNS[table]}
-        for group in groups:
-            parts = [group.value, group.where, getattr(group, "amount", None)]
-            columns |= {name for part in parts if part for name in columns_of(part)}
-        con.execute(
-            f"create or replace temp table {table} as select {', '.join(sorted(columns))} from {MARTS}.{table}"
-            " where one_id in (select one_id from temp.tag_scope)"
-        )
+    con.execute(
+        "insert into activation.tag_seen values (?, ?, ?, ?, ?, ?, ?)",
+        [
+            scope.facts_run,
+            scope.events_run,
+            scope.inputs_run,
+            scope.cut,
+            scope.day,
+            json.dumps(_consent(tags)),
+            json.dumps(thresholds),
+        ],
+    )
 
 
 def drop_scope(con: duckdb.DuckDBPyConnection) -> None:
-    """Drop what `plan_scope` and `slice_marts` made."""
-    for table in ("tag_scope", *_FOLLOWED):
+    """Drop what `plan_scope` made."""
+    for table in ("tag_scope", "tag_touched"):
         con.execute(f"drop table if exists temp.{table}")
 
 
-def _for_everyone(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> list[str]:
-    """Groups whose value may differ for people of whom nothing changed."""
-    published = {
-        (name, version)
-        for name, version in con.execute(
+def feature_columns(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]:
+    """Columns of `fct_person_features` that change only with the person's facts, and those that grow by one each day
+    for everyone who has them: `cut.as_of_date - facts.<a day>`. Read from the view; both empty where it is a table."""
+    found = con.execute(
+        "select sql from duckdb_views() where database_name || '.' || schema_name = ? and view_name = ?",
+        [MARTS, "fct_person_features"],
+    ).fetchall()
+    steady: set[str] = set()
+    counters: set[str] = set()
+    if not found:
+        return steady, counters
+    made = sqlglot.parse_one(found[0][0], dialect="duckdb").find_all(exp.CTE)
+    query = next(part.this for part in made if part.alias == "fct_person_features")
+    for column in query.selects:
+        body = column.unalias().unnest()
+        read = {(name.table, name.name) for name in body.find_all(exp.Column)}
+        if {table for table, _ in read} == {"facts"} and not read & {("facts", "as_of"), ("facts", "as_of_date")}:
+            steady.add(column.alias_or_name)
+        elif (
+            isinstance(body, exp.Sub)
+            and isinstance(body.this, exp.Column)
+            and (body.this.table, body.this.name) == ("cut", "as_of_date")
+            and isinstance(body.expression, exp.Column)
+            and body.expression.table == "facts"
+        ):
+            counters.add(column.alias_or_name)
+    return steady, counters
+
+
+def _published(con: duckdb.DuckDBPyConnection) -> set[tuple[str, str]]:
+    """(group, version) of what the last run published."""
+    return set(
+        con.execute(
             "select tag_group, tag_version from activation.tag_group_runs"
             " where status = 'published' and run = (select max(run) from activation.tag_runs)"
         ).fetchall()
-    }
-    steady = _steady_columns(con)
-    return [
-        group.id
-        for group in tags.tag_groups
-        if (group.id, compiled.version_of(group, tags.scores)) not in published or not _is_steady(group, tags, steady)
-    ]
+    )
 
 
-def _steady_columns(con: duckdb.DuckDBPyConnection) -> set[str]:
-    """Features that change only with the person's facts."""
-    rows = con.execute(
-        "select column_name from duckdb_columns() where database_name || '.' || schema_name = ?"
-        " and table_name = 'fct_person_facts' and column_name <> 'as_of'",
-        [MARTS],
-    ).fetchall()
-    return {row[0] for row in rows}
-
-
-def _consent(tags: TagsConfig) -> str:
-    """What the groups' purposes ask, as text."""
+def _consent(tags: TagsConfig) -> dict[str, str]:
+    """What the groups' purposes ask."""
     used = {group.consent_purpose for group in tags.tag_groups if group.consent_purpose}
-    return json.dumps({name: tags.purposes[name] for name in sorted(used)})
+    return {name: tags.purposes[name] for name in sorted(used)}
 
 
-def _is_consent_steady(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> bool:
-    asked = json.loads(_consent(tags)).values()
-    return {name for condition in asked for name in columns_of(condition)} <= _steady_columns(con)
+def _may_be_set(group: Group) -> bool:
+    """Whether more than the definition and the facts decide what a person holds."""
+    return bool(group.overrides or group.consent_purpose or group.on_empty == "keep_last")
 
 
-def _is_steady(group: Group, tags: TagsConfig, steady: set[str]) -> bool:
-    reads = compiled.columns_read(group)
-    for name in reads & set(tags.scores):
-        if not tags.scores[name].thresholds:
-            return False
-        reads = reads - {name} | compiled.score_columns(tags.scores[name])
-    relative = isinstance(group, RankingGroup | ModelGroup) or (isinstance(group, TierGroup) and group.by)
-    special = group.overrides or group.consent_purpose or group.on_empty == "keep_last"
-    followed = _source(group) in _FOLLOWED if compiled.reads_rows(group) else True
-    return bool(not relative and not special and followed and reads <= steady)
+def _inputs(group: Group, tags: TagsConfig) -> set[str]:
+    """Features that the group reads, scores followed to theirs."""
+    names = compiled.columns_read(group)
+    for score in names & set(tags.scores):
+        names = names - {score} | compiled.score_columns(tags.scores[score])
+    return names
 
 
-def _sources(tags: TagsConfig, but: frozenset[str]) -> dict[str, list[Any]]:
-    """Mart -> the groups that read its rows, without those named."""
-    found: dict[str, list[Any]] = defaultdict(list)
-    for group in tags.tag_groups:
-        if group.id not in but and compiled.reads_rows(group):
-            found[_source(group)].append(group)
-    return found
+def _quantiles(group: Group, tags: TagsConfig) -> set[str]:
+    """Names of the thresholds, taken from everyone, that the group cuts at."""
+    names = {group.id} | (compiled.columns_read(group) & set(tags.scores))
+    return {item.name for item in compiled.quantiles_of(tags)} & names
 
 
-def _source(group: Group) -> str:
-    """The mart whose rows the group reads; empty when it reads none."""
-    return compiled.table_of(getattr(group, "source", None) or "")
-
-
-def _moved_by_time(tags: TagsConfig, but: frozenset[str], old: datetime, new: datetime) -> list[str]:
-    """Queries (one_id) of people with rows that came before the cut, or left the window of a group, since *old*."""
-    queries = []
-    for table, groups in _sources(tags, but).items():
-        at = compiled.TIME_COLUMNS[table]
-        windows = {0} | {microseconds(group.window) for group in groups if getattr(group, "window", None)}
-        moved = " or ".join(
-            f"({at} >= timestamptz '{old}' - to_microseconds({window})"
-            f" and {at} < timestamptz '{new}' - to_microseconds({window}))"
-            for window in sorted(windows)
-        )
-        queries.append(f"select one_id from {MARTS}.{table} where one_id is not null and ({moved})")
-    return queries
+def _row_people(group: Any, table: str, changed: list[str], old: datetime, new: datetime) -> str:
+    """A query (one_id) of the people for whom *group* may find other rows than at the cut *old*."""
+    at = compiled.TIME_COLUMNS[table]
+    windows = sorted({0} | ({microseconds(group.window)} if getattr(group, "window", None) else set()))
+    moved = " or ".join(
+        f"({at} >= timestamptz '{old}' - to_microseconds({window})"
+        f" and {at} < timestamptz '{new}' - to_microseconds({window}))"
+        for window in windows
+    )
+    parts = [f"select one_id from {MARTS}.{table} where one_id is not null and ({moved})"]
+    among = ["select one_id from temp.tag_touched"] if group.among else []
+    return " union ".join([*parts, *changed, *among])

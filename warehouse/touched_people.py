@@ -29,6 +29,8 @@ create table if not exists {_META}.touched_people (model varchar, run bigint, on
 """
 
 FACTS, EVENTS = "marts.fct_person_facts", "marts.fct_events"
+# Digests of the tables in `FOLLOWED` but the events: their feed tells of whom a row in any of these changed.
+INPUTS = "meta.person_inputs"
 # What facts are made from: table -> columns that name the person whose rows they are.
 _INPUTS = {
     "dim_people": "one_id",
@@ -38,6 +40,7 @@ _INPUTS = {
     "fct_group_memberships": "one_id",
     "fct_referrals": "inviter_one_id",
 }
+FOLLOWED = ("fct_events", *_INPUTS)
 # Instants that count from the first run whose cut lies after them.
 _INSTANTS = (
     ("fct_events", "one_id", "event_at"),
@@ -121,13 +124,11 @@ def fill_touched_people(con: duckdb.DuckDBPyConnection, cursor: int | None, sql:
     known. Works in the transaction of the caller, in the marts file.
     """
     con.execute("create or replace temp table touched_people (one_id text)")
-    con.execute(
-        f"create table if not exists {_META}.person_inputs (one_id varchar, row_count bigint, one ubigint, two ubigint)"
-    )
+    con.execute(f"create table if not exists {_META}.person_inputs (one_id varchar, row_count bigint, digest ubigint)")
     con.execute(f"create table if not exists {_META}.person_inputs_seen (events_run bigint)")
     seen = con.execute(f"select max(events_run) from {_META}.person_inputs_seen").fetchall()[0][0]
     events = touched_since_sql(con, EVENTS, seen)
-    _digest(con)
+    _digest(con, is_known=seen is not None)
     con.execute(f"delete from {_META}.person_inputs_seen")
     con.execute(f"insert into {_META}.person_inputs_seen select ?", [newest_run(con, EVENTS)])
     if cursor is None or events is None:
@@ -151,12 +152,13 @@ def fill_touched_people(con: duckdb.DuckDBPyConnection, cursor: int | None, sql:
     return True
 
 
-def _digest(con: duckdb.DuckDBPyConnection) -> None:
+def _digest(con: duckdb.DuckDBPyConnection, *, is_known: bool) -> None:
     """Bring `meta.person_inputs` up to the tables as they are; `temp.person_inputs_changed`: people it differs for.
+    *is_known*: was it there before, so that these are few?
 
-    Two digests over the columns in opposite orders. Rows have no order and, having keys, no doubles: hence `bit_xor`.
-    DuckDB's `hash` of several columns is linear in the last one, so that two rows which exchange its values would leave
-    the `bit_xor` as it was: hashed once more, they do not.
+    Rows have no order and, having keys, no doubles: hence `bit_xor`. DuckDB's `hash` of several columns is linear in
+    the last one, so that two rows which exchange its values would leave the `bit_xor` as it was: hashed once more, they
+    do not.
     """
     parts = []
     for table, person in _INPUTS.items():
@@ -168,16 +170,14 @@ def _digest(con: duckdb.DuckDBPyConnection) -> None:
                 [MARTS_CATALOG, MARTS_SCHEMA, table],
             ).fetchall()
         ]
-        one, two = (", ".join([f"'{table}'", *order]) for order in (columns, columns[::-1]))
         parts.append(
-            f"select {person} as one_id, hash(hash({one})) as one, hash(hash('again', {two})) as two"
-            f" from {_MARTS}.{table}"
-            f" where {person} is not null"
+            f"select {person} as one_id, hash(hash('{table}', {', '.join(columns)})) as digest"
+            f" from {_MARTS}.{table} where {person} is not null"
         )
     con.execute(
         f"""
         create or replace temp table person_inputs_now as
-        select one_id, count(*) as row_count, bit_xor(one) as one, bit_xor(two) as two
+        select one_id, count(*) as row_count, bit_xor(digest) as digest
         from ({" union all ".join(parts)}) group by one_id
         """
     )
@@ -187,13 +187,14 @@ def _digest(con: duckdb.DuckDBPyConnection) -> None:
         select coalesce(fresh.one_id, stored.one_id) as one_id
         from temp.person_inputs_now as fresh
         full outer join {_META}.person_inputs as stored on stored.one_id = fresh.one_id
-        where (fresh.row_count, fresh.one, fresh.two) is distinct from (stored.row_count, stored.one, stored.two)
+        where (fresh.row_count, fresh.digest) is distinct from (stored.row_count, stored.digest)
         """
     )
     changed = "one_id in (select one_id from temp.person_inputs_changed)"
     con.execute(f"delete from {_META}.person_inputs where {changed}")
     con.execute(f"insert into {_META}.person_inputs select * from temp.person_inputs_now where {changed}")
     con.execute("drop table temp.person_inputs_now")
+    note_touched(con, INPUTS, "select one_id from temp.person_inputs_changed" if is_known else None)
 
 
 def _moved_by_time(con: duckdb.DuckDBPyConnection, cursor: int, sql: str) -> str:

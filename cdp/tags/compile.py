@@ -27,7 +27,7 @@ from cdp.tags.config import (
     TagsConfig,
     TierGroup,
 )
-from cdp.tags.expressions import check, columns_of
+from cdp.tags.expressions import check, columns_of, renamed
 
 # The column of each mart that says when its row happened.
 TIME_COLUMNS = {
@@ -53,6 +53,10 @@ KEY_COLUMNS = {
     "fct_relations": "relation_key",
     "fct_group_memberships": "membership_key",
 }
+
+
+# Between the values of a group of which a person may hold several (SQL): no name has it.
+SEPARATOR = "chr(31)"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,19 @@ def expressions_of(group: Group) -> list[tuple[str, str]]:
     elif isinstance(group, RankingGroup):
         found.append(("by", group.by))
     return found
+
+
+def differs_sql(
+    group: Group, now: Mapping[str, Sequence[float]], then: Mapping[str, Sequence[float]], earlier: Mapping[str, str]
+) -> str:
+    """A condition that holds wherever the group, over features, gives another value with the thresholds *now* than it
+    gave with the thresholds *then* while the columns in *earlier* were what the columns they map to say."""
+    if isinstance(group, RuleGroup):
+        rules = [*group.rules.values(), *([group.among] if group.among else [])]
+        pairs = [(rule, renamed(rule, earlier)) for rule in rules if set(columns_of(rule)) & set(earlier)]
+    else:
+        pairs = [(column_sql(group, now) or "null", renamed(column_sql(group, then) or "null", earlier))]
+    return " or ".join(f"({new}) is distinct from ({old})" for new, old in pairs) or "false"
 
 
 def consent_column(purpose: str) -> str:
@@ -223,7 +240,7 @@ def score_sql(score: Score, cuts: Sequence[float]) -> str:
 
 
 def column_sql(group: Group, thresholds: Mapping[str, Sequence[float]]) -> str | None:
-    """The group as one text (or, when not exclusive, text list) expression over features; None when it reads a mart."""
+    """The group as one text expression over features, of several values by `SEPARATOR`; None when it reads a mart."""
     body = _column(group, thresholds)
     if body is None:
         return None
@@ -261,10 +278,9 @@ def _rules(group: RuleGroup) -> str:
 
 
 def matches_sql(group: RuleGroup) -> str:
-    """Every value whose rule holds, as a list in declared order; null when none does."""
+    """Every value whose rule holds, in declared order with `SEPARATOR` between them; null when none does."""
     cases = ", ".join(f"case when {rule} then {text(name)} end" for name, rule in group.rules.items())
-    listed = f"list_filter([{cases}], lambda v: v is not null)"
-    return f"case when len({listed}) > 0 then {listed} end"
+    return f"nullif(concat_ws({SEPARATOR}, {cases}), '')"
 
 
 def _cases(pairs: Sequence[tuple[str, str]]) -> str:
@@ -284,10 +300,13 @@ def _named(value: str, names: Mapping[str, str], only_named: bool = False) -> st
     return f"case {value} {cases} {'' if only_named else f'else {value}'} end"
 
 
-def rows_sql(group: Group, *, marts: str, cut: str) -> str | None:
-    """A query (one_id, value, rank) for groups that read the rows of a mart before *cut* (SQL instant); else None."""
+def rows_sql(group: Group, *, marts: str, cut: str, people: str | None = None) -> str | None:
+    """A query (one_id, value, rank) for groups that read the rows of a mart before *cut* (SQL instant); else None.
+
+    *people*: a query (one_id) of those whose rows to read; None: everyone's.
+    """
     if isinstance(group, PreferenceGroup):
-        return _preference_sql(group, marts, cut)
+        return _preference_sql(group, marts, cut, people)
     if isinstance(group, FirstLastGroup):
         table = table_of(group.source)
         at, key = TIME_COLUMNS[table], KEY_COLUMNS[table]
@@ -295,14 +314,14 @@ def rows_sql(group: Group, *, marts: str, cut: str) -> str | None:
         value = _named(f"cast({group.value} as text)", group.names)
         return (
             f"select one_id, {pick}({value}, ({at}, {key})) as value, 1 as rank from {marts}.{table} "
-            f"where {_before(table, group.where, None, cut)} and ({group.value}) is not null group by one_id"
+            f"where {_before(table, group.where, None, cut, people)} and ({group.value}) is not null group by one_id"
         )
     if isinstance(group, StatisticGroup) and group.source:
         table = table_of(group.source)
         return (
             f"select one_id, {bands_sql('number', group.bands)} as value, 1 as rank from ("
             f"select one_id, {group.value} as number from {marts}.{table} "
-            f"where {_before(table, group.where, group.window, cut)} group by one_id)"
+            f"where {_before(table, group.where, group.window, cut, people)} group by one_id)"
         )
     if isinstance(group, ImportGroup):
         value = _named(f"cast({group.value} as text)", group.names)
@@ -322,22 +341,22 @@ def rows_sql(group: Group, *, marts: str, cut: str) -> str | None:
     return None
 
 
-def _before(table: str, where: str | None, window: str | None, cut: str) -> str:
+def _before(table: str, where: str | None, window: str | None, cut: str, people: str | None) -> str:
     at = TIME_COLUMNS[table]
-    parts = ["one_id is not null", f"{at} < {cut}"]
+    parts = [f"one_id in ({people})" if people else "one_id is not null", f"{at} < {cut}"]
     if window:
         parts.append(f"{at} >= {cut} - to_microseconds({microseconds(window)})")
     return " and ".join([*parts, f"({where})"] if where else parts)
 
 
-def _preference_sql(group: PreferenceGroup, marts: str, cut: str) -> str:
+def _preference_sql(group: PreferenceGroup, marts: str, cut: str, people: str | None) -> str:
     table = table_of(group.source)
     return f"""
         with counted as (
             select one_id, cast({group.value} as text) as value, count(*) as entries,
                 coalesce(sum({group.amount or 0}), 0) as amount
             from {marts}.{table}
-            where {_before(table, group.where, group.window, cut)} and ({group.value}) is not null
+            where {_before(table, group.where, group.window, cut, people)} and ({group.value}) is not null
             group by one_id, cast({group.value} as text)
         ),
         ranked as (

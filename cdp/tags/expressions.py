@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import sqlglot
 from sqlglot import exp
@@ -55,6 +55,15 @@ def columns_of(text: str) -> tuple[str, ...]:
     """Names of the columns *text* reads, sorted: its lineage."""
     tree = sqlglot.parse_one(f"select {text}", dialect="duckdb")
     return tuple(sorted({column.name.lower() for column in tree.find_all(exp.Column)}))
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """*text* reading other columns in the place of those named: *names* maps column to column."""
+    tree = sqlglot.parse_one(text, dialect="duckdb")
+    for column in list(tree.find_all(exp.Column)):
+        if column.name.lower() in names:
+            column.replace(exp.column(names[column.name.lower()], quoted=True))
+    return tree.sql(dialect="duckdb")
 
 
 def _name(node: exp.Func) -> str:

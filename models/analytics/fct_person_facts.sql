@@ -126,7 +126,10 @@ tracked as (
         count(*) filter (where events.event_date >= cut_date - 7) as interactions_7d,
         count(*) filter (where events.event_date >= cut_date - 30) as interactions_30d,
         count(*) filter (where events.event_date >= cut_date - 90) as interactions_90d,
-        count(distinct case when events.event_date >= cut_date - 30 then events.event_date end) as active_days_30d
+        -- A bit for each day: counting distinct days of each person costs as much as all the rest.
+        cast(bit_count(bit_or(
+            case when events.event_date >= cut_date - 30 then 1::bigint << (cut_date - events.event_date) end
+        )) as bigint) as active_days_30d
     from events
     where events.event_date >= cut_date - 400
     group by events.one_id

@@ -190,9 +190,11 @@ def test_an_increment_computes_only_who_can_differ() -> None:
     made = brand.con.execute("select count(*) from temp.touched_people").fetchall()[0][0]
     scope = plan_scope(brand.con, parse(TEXT, TagsConfig, file="tags.yaml"), START)
     assert made <= 3
-    assert scope.groups is not None
-    assert "lifecycle" not in scope.groups
-    assert {"rfm", "value_tier", "churn_risk", "kept", "agreed"} <= scope.groups
+    assert not scope.whole
+    assert scope.moving == {"rfm", "value_tier"}
+    assert scope.anew == {"churn_risk", "kept", "agreed"}
+    assert scope.rows.keys() == {"category_preference", "last_seen", "first_channel", "spent", "seen"}
+    assert brand.con.execute("select count(*) from temp.tag_scope").fetchall()[0][0] <= 3
     brand.con.close()
 
 

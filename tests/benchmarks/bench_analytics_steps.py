@@ -32,7 +32,7 @@ ZONE = "Asia/Shanghai"
 
 def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None:
     """Marts of a brand of *people* with *events* tracked events in visits of four, about 1.5 orders per person, a year
-    long: on a day, *events* / 1460 of *people* visit."""
+    long: on a day, *events* / 1460 of *people* visit. Events lie day by day, as days of runs append them."""
     con.execute("select setseed(0.42)")
     start = "timestamptz '2025-03-02 00:00:00+00'"
     second = "to_seconds(cast(random() * 365 * 86400 as bigint))"
@@ -90,6 +90,7 @@ def make_brand(con: duckdb.DuckDBPyConnection, people: int, events: int) -> None
             select visits.i * 4 + page.i as i, one_id, moment + to_seconds(40 * page.i) as moment
             from visits cross join range(4) as page (i)
         )
+        order by event_date
         """
     )
     con.execute(

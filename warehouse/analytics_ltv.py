@@ -16,6 +16,9 @@ from cdp.ltv.models import Buyers, Prediction, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
 from warehouse.analytics_common import MARTS, Cut, Table, business_cut, frame, view_of, write_marts
 
+# A day counts as a purchase when money stayed, or none was asked for; a day refunded in full or of returns does not.
+_BOUGHT = "net > 0 or (gross = 0 and net = 0)"
+
 
 @dataclass(frozen=True)
 class LtvReport:
@@ -99,7 +102,7 @@ def _buyers(con: duckdb.DuckDBPyConnection, end: date, settings: LtvConfig) -> B
             repeat_net
         from (
             select *, min(paid_date) over (partition by one_id) as first_date from temp.purchase_days
-            where paid_date <= $end and (net > 0 or gross <= 0)
+            where paid_date <= $end and ({_BOUGHT})
         )
         group by one_id
         order by one_id
@@ -133,11 +136,11 @@ def _hold_out(con: duckdb.DuckDBPyConnection, end: date, metrics: MetricsConfig)
     with view_of(con, "ltv_before", pl.DataFrame({"one_id": before.one_id})):
         actual = frame(
             con,
-            """
+            f"""
             select before.one_id, count(distinct (days.paid_date - $split::date - 1) // $period) as purchases
             from ltv_before as before
             left join temp.purchase_days as days on days.one_id = before.one_id
-                and days.paid_date > $split and days.paid_date <= $end and (days.net > 0 or days.gross <= 0)
+                and days.paid_date > $split and days.paid_date <= $end and ({_BOUGHT})
             group by before.one_id order by before.one_id
             """,
             {"split": split, "end": end, "period": settings.period_days if settings.model == "bg_bb" else 1},

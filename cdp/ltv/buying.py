@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.special import betaln, digamma, gammaln, hyp2f1
+from scipy.special import betaincinv, betaln, digamma, gammaln, hyp2f1
 
 from cdp.ltv.fit import Array, Fitted, collapse, maximise
 
 NAMES = ("r", "alpha", "a", "b")
+_NODES, _HALVES = np.polynomial.legendre.leggauss(64)
+_QUANTILES, _WEIGHTS = (_NODES + 1) / 2, _HALVES / 2
 
 
 def fit_bg_nbd(x: Array, t_x: Array, age: Array, weight: Array) -> Fitted:
@@ -144,21 +146,18 @@ def expected_purchases(
         grown = c / (a - 1.0) * (1.0 - (1.0 - z) ** (a - 1.0) * hyper)
     lost = ~np.isfinite(grown)
     if lost.any():
-        # A very large a (everyone leaves at the same rate, or too few customers to tell): the transformed factor
-        # overflows while the function itself stays near 1.
-        plain = hyp2f1(r + count[lost], b + count[lost] + m, c[lost], z[lost])
-        grown[lost] = c[lost] / (a - 1.0) * (1.0 - (1.0 - z[lost]) ** (r + count[lost]) * plain)
+        # Parameters that run away: everyone leaves, or everyone buys, at the same rate.
+        grown[lost] = _grown_by_quadrature(r, alpha, a, b + m, t, count[lost], seen[lost])
     return grown[pairs.index] * p_alive(params, x, t_x, age, modified=modified)
 
 
-def expected_for_new(params: Mapping[str, float], t: Array, *, modified: bool = False) -> Array:
-    """Expected repeat purchases of a customer just acquired, in (0, t]; used to compare the whole with what
-    happened."""
-    zero = np.zeros_like(t)
-    if modified:
-        return np.array(
-            [expected_purchases(params, float(s), zero[:1], zero[:1], zero[:1], modified=True)[0] for s in t]
-        )
-    r, alpha, a, b = (params[name] for name in NAMES)
-    hyper = hyp2f1(r, b, a + b - 1, t / (alpha + t))
-    return np.asarray((a + b - 1) / (a - 1) * (1 - (alpha / (alpha + t)) ** r * hyper))
+def _grown_by_quadrature(r: float, alpha: float, a: float, b: float, t: float, count: Array, seen: Array) -> Array:
+    """Expected purchases in (seen, seen + t] of a customer who is still one. Given the chance p of leaving with each
+    purchase they are (1 - (1 + p t / (alpha + seen)) ** -(r + x)) / p; p is Beta(a, b + x), and its mean is taken over
+    the quantiles, whatever the size of the parameters."""
+    p = betaincinv(a, (b + count)[:, None], _QUANTILES[None, :])
+    size, pace = (r + count)[:, None], t / (alpha + seen)[:, None]
+    bought = -np.expm1(-size * np.log1p(p * pace))
+    small = p < 1e-300
+    each = np.where(small, size * pace, bought / np.where(small, 1.0, p))
+    return np.asarray((each * _WEIGHTS).sum(axis=1))

@@ -127,7 +127,8 @@ def _forest(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _members_sql(matured_us: int) -> str:
-    """CTEs: `members` (campaign, person, generation, since), with generation 0 for the seeds; `sent` per member."""
+    """CTEs: `members` (campaign, person, generation, since), with generation 0 for the seeds; `sent` per member;
+    `invited`: whom the members of a generation invited."""
     return f"""
         credited as (
             select * from temp.referral_edges where is_credited
@@ -148,7 +149,6 @@ def _members_sql(matured_us: int) -> str:
         ),
         sent as (
             select aged.campaign_id, aged.generation, aged.one_id, aged.is_matured,
-                count(distinct edges.invitee_one_id) as invited,
                 count(distinct edges.referral_key) as invitations,
                 count(*) filter (where edges.is_credited) as joined,
                 count(*) filter (where edges.is_credited and edges.first_paid_at is not null) as first_orders
@@ -156,6 +156,12 @@ def _members_sql(matured_us: int) -> str:
                 on edges.campaign_id = aged.campaign_id and edges.inviter_one_id = aged.one_id
                 and edges.invitee_one_id is distinct from aged.one_id
             group by all
+        ),
+        invited as (
+            select aged.campaign_id, aged.generation, edges.invitee_one_id
+            from aged inner join temp.referral_edges as edges
+                on edges.campaign_id = aged.campaign_id and edges.inviter_one_id = aged.one_id
+            where edges.invitee_one_id <> aged.one_id
         )
     """
 
@@ -169,10 +175,14 @@ def _generation_sql(matured_us: int) -> str:
             from credited as edges
             inner join aged on aged.campaign_id = edges.campaign_id and aged.one_id = edges.inviter_one_id
             group by edges.campaign_id, edges.generation
+        ),
+        reached as (
+            select campaign_id, generation, count(distinct invitee_one_id) as people from invited group by all
         )
         select sent.campaign_id, sent.generation + 1 as generation, count(*) as members,
             count(*) filter (where invitations > 0) as sharers, sum(invitations)::bigint as invitations,
-            sum(invited)::bigint as reached, sum(joined)::bigint as joined, sum(first_orders)::bigint as first_orders,
+            coalesce(any_value(reached.people), 0) as reached, sum(joined)::bigint as joined,
+            sum(first_orders)::bigint as first_orders,
             sum(invitations) / count(*) as i, sum(joined) / nullif(sum(invitations), 0) as c,
             sum(joined) / count(*) as k, sum(first_orders) / count(*) as k_order,
             count(*) filter (where is_matured) as matured_members,
@@ -180,6 +190,7 @@ def _generation_sql(matured_us: int) -> str:
             any_value(cycles.cycle_seconds) as median_cycle_seconds
         from sent
         left join cycles on cycles.campaign_id = sent.campaign_id and cycles.generation = sent.generation + 1
+        left join reached on reached.campaign_id = sent.campaign_id and reached.generation = sent.generation
         group by sent.campaign_id, sent.generation
         order by sent.campaign_id, generation
     """
@@ -196,17 +207,24 @@ def _campaign_sql(matured_us: int) -> str:
         ),
         summed as (
             select campaign_id, count(*) filter (where generation = 0) as seeds, count(*) as reach,
-                max(generation) as generations, sum(invitations)::bigint as invitations,
-                sum(joined)::bigint as joined, sum(first_orders)::bigint as first_orders,
-                sum(joined) / count(*) as k, sum(first_orders) / count(*) as k_order,
+                max(generation) as generations, count(*) filter (where invitations > 0) as sharers,
+                sum(invitations)::bigint as invitations, sum(joined)::bigint as joined,
+                sum(first_orders)::bigint as first_orders, sum(invitations) / count(*) as i,
+                sum(joined) / nullif(sum(invitations), 0) as c, sum(joined) / count(*) as k,
+                sum(first_orders) / count(*) as k_order,
                 sum(joined) filter (where is_matured) / nullif(count(*) filter (where is_matured), 0) as matured_k
             from sent group by campaign_id
+        ),
+        reached as (
+            select campaign_id, count(distinct invitee_one_id) as people from invited group by campaign_id
         )
-        select summed.campaign_id, summed.seeds, summed.reach, summed.generations, summed.invitations, summed.joined,
-            summed.first_orders, summed.k, summed.k_order, summed.matured_k, cycles.cycle_seconds as
-                median_cycle_seconds,
+        select summed.campaign_id, summed.seeds, summed.reach, summed.generations, summed.sharers, summed.invitations,
+            coalesce(reached.people, 0) as reached, summed.joined, summed.first_orders, summed.i, summed.c, summed.k,
+            summed.k_order, summed.matured_k, cycles.cycle_seconds as median_cycle_seconds,
             case when summed.matured_k < 1 then summed.seeds / (1 - summed.matured_k) end as ceiling
-        from summed left join cycles on cycles.campaign_id = summed.campaign_id
+        from summed
+        left join cycles on cycles.campaign_id = summed.campaign_id
+        left join reached on reached.campaign_id = summed.campaign_id
         order by summed.campaign_id
     """
 
@@ -255,11 +273,15 @@ _CAMPAIGN_TEXT = (
         "seeds": "people who invited and were not brought by the campaign",
         "reach": "seeds + everyone credited",
         "generations": "depth of the forest",
+        "sharers": "members who invited someone",
         "invitations": "all invitations",
+        "reached": "distinct people invited",
         "joined": "people credited",
         "first_orders": "of these, with a first order inside the window",
-        "k": "joined ÷ everyone reached",
-        "k_order": "first_orders ÷ everyone reached",
+        "i": "invitations ÷ reach",
+        "c": "joined ÷ invitations",
+        "k": "i × c = joined ÷ reach",
+        "k_order": "first_orders ÷ reach",
         "matured_k": "k over people who have had time to invite",
         "median_cycle_seconds": "from a member's own joining to the joining of one they brought",
         "ceiling": "seeds ÷ (1 - matured_k); null when it is 1 or more",

@@ -435,3 +435,40 @@ def test_returns_at_the_till_and_refunds_above_the_sale_are_shared_to_the_cent(c
     ).fetchall()
     assert len(found) == len(nets) * len(every)
     assert {(key, net) for key, _, net in found} == {(key, net) for key, (_, _, net) in nets.items()}
+
+
+# ---------------------------------------------------------------- referral
+
+
+def test_k_is_invitations_times_conversion() -> None:
+    """Skok, "Lessons learned: viral marketing", with the figures usual in Chinese texts: 100 seeds of 5 invitations;
+    100 conversions make K = 1, 30 % of the invitations K = 1.5. A person invited by two seeds is reached once."""
+    for joined, factor in ((100, 1.0), (150, 1.5)):
+        con = open_memory(AS_OF, ZONE)
+        invited = [(f"s{n // 5}", f"i{n}") for n in range(498)] + [("s98", "i0"), ("s99", "i1")]
+        edges = {
+            "referral_key": [f"r{n:03d}" for n in range(500)],
+            "campaign_id": ["c"] * 500,
+            "inviter_one_id": [inviter for inviter, _ in invited],
+            "invitee_one_id": [invitee for _, invitee in invited],
+            "invited_at": [PAID] * 500,
+        }
+        joins = {"event_key": [f"j{n}" for n in range(joined)], "one_id": [f"i{n}" for n in range(joined)]}
+        events = pl.DataFrame(joins).with_columns(event_name=pl.lit("registered"), event_at=PAID + timedelta(days=1))
+        for table, data in (("fct_referrals", pl.DataFrame(edges)), ("fct_journey", events)):
+            con.register("loaded", data.to_arrow())
+            con.execute(f"insert into {MARTS}.{table} by name select * from loaded")
+        metrics(con)
+        generation = con.execute(
+            f"select members, sharers, invitations, reached, joined, i, c, k, median_cycle_seconds"
+            f" from {MARTS}.fct_referral_generations where generation = 1"
+        ).fetchall()
+        share = pytest.approx(joined / 500)
+        assert generation == [(100, 100, 500, 498, joined, 5.0, share, factor, 86_400.0)]
+        whole = con.execute(
+            f"select seeds, reach, sharers, reached, i * c, k, ceiling from {MARTS}.fct_referral_campaigns"
+        ).fetchall()
+        con.close()
+        pooled, everyone = pytest.approx(joined / (100 + joined)), 100 + joined
+        # Over a forest that has come to rest the ceiling of the pooled K is what was reached.
+        assert whole == [(100, everyone, 100, 498, pooled, pooled, pytest.approx(everyone))]

@@ -103,7 +103,7 @@ class Funnel(Strict):
     description: str = ""
     owner: str = "analytics"
     kind: Literal["conversion", "referral"] = "conversion"
-    unit: Literal["person"] = "person"
+    unit: str = Field(default="person", pattern=r"^[a-z][a-z0-9_]*$")
     hold: tuple[str, ...] = ()
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
     order: Literal["ordered", "adjacent", "any"] = "ordered"

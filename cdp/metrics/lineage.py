@@ -14,6 +14,7 @@ from cdp.tags.expressions import columns_of
 def funnel_reads(funnel: Funnel) -> tuple[str, ...]:
     """Columns a funnel reads, as `marts.table.column`."""
     found = {"one_id", "event_name", "event_at", "event_key", *funnel.hold}
+    found |= {funnel.unit} - {"person"}
     for condition in (*(step.where for step in funnel.steps), *(item.where for item in funnel.exclude)):
         found |= set(columns_of(condition)) if condition else set()
     for step in funnel.steps:

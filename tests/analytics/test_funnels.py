@@ -93,6 +93,80 @@ funnels:
     assert held == [(["k1"], 2), (["k2"], 1)]
 
 
+SHARED = "steps: [{id: v, event: page_view}, {id: c, event: add_to_cart}, {id: p, event: search}], window: {total: 40d}"
+
+
+@pytest.mark.parametrize("options", ["", ", entry: each", ", order: any", ", order: adjacent", ", hold: [channel]"])
+def test_a_unit_is_what_a_person_would_be_who_did_all_of_its_events(
+    brand: duckdb.DuckDBPyConnection, options: str
+) -> None:
+    """The funnel of `unit: product_id` is that of persons in a journey where each product is one person; its one_id is
+    that of the only person who did something with it."""
+    brand.execute(
+        f"update {MARTS}.fct_journey set event_name = 'search', campaign_id = channel where hash(event_key) % 3 = 0;"
+        f" update {MARTS}.fct_journey set product_id = 'alone' || one_id where hash(one_id) % 4 = 0"
+    )
+    compared = (
+        "funnel_id, hold_key, attempt, level, distinct_steps, entry_at, goal_at, window_ends_at, outcome, bucket_start,"
+        " breakdown_value, event_keys, step_nos, step_ats"
+    )
+    more = f"{SHARED}, breakdown: {{by: campaign_id, at: 'step:c'}}, bucket: {{grain: month}}{options}"
+    build(brand, f"funnels: [{{id: f, unit: product_id, {more}}}]")
+    units = brand.execute(
+        f"select unit_key, {compared} from {MARTS}.fct_funnel_people order by unit_key, hold_key, attempt"
+    ).fetchall()
+    steps = brand.execute(f"select * exclude (funnel_version) from {MARTS}.fct_funnel_steps order by all").fetchall()
+    owners = brand.execute(f"select unit_key, any_value(one_id) from {MARTS}.fct_funnel_people group by 1").fetchall()
+    people = dict(
+        brand.execute(
+            f"select product_id, list(distinct one_id) from {MARTS}.fct_journey where product_id is not null group by 1"
+        ).fetchall()
+    )
+    alone = [(unit, one_id) for unit, one_id in owners if unit.startswith("alone")]
+    assert len(alone) > 20
+    assert all(people[unit] == [one_id] for unit, one_id in alone)
+    assert {one_id for unit, one_id in owners if len(people[unit]) > 10} == {None}
+    brand.execute(f"delete from {MARTS}.fct_journey where product_id is null")
+    brand.execute(f"update {MARTS}.fct_journey set one_id = product_id, product_id = null")
+    build(brand, f"funnels: [{{id: f, {more}}}]")
+    persons = brand.execute(
+        f"select one_id, {compared} from {MARTS}.fct_funnel_people order by one_id, hold_key, attempt"
+    ).fetchall()
+    assert persons == units
+    assert len(units) > 60
+    assert (
+        brand.execute(f"select * exclude (funnel_version) from {MARTS}.fct_funnel_steps order by all").fetchall()
+        == steps
+    )
+    assert brand.execute(f"select count(unit_key) from {MARTS}.fct_funnel_people").fetchall() == [(0,)]
+
+
+def test_orders_as_units_are_the_persons_orders_where_each_is_one_persons(brand: duckdb.DuckDBPyConnection) -> None:
+    brand.execute(
+        f"insert into {MARTS}.fct_journey by name select 'c|' || order_key as event_key, one_id, 'created' as"
+        f" event_name, event_at - interval 2 day as event_at, order_key from {MARTS}.fct_journey"
+        " where order_key is not null and hash(order_key) % 3 > 0"
+    )
+    steps = "steps: [{id: c, event: created}, {id: p, event: order_paid}], window: {total: 3d}"
+    found = []
+    for key, options in (("hold_key[1]", "hold: [order_key]"), ("unit_key", "unit: order_key")):
+        build(brand, f"funnels: [{{id: f, {options}, {steps}}}]")
+        found.append(
+            brand.execute(
+                f"select {key}, one_id, level, entry_at, event_keys, outcome from {MARTS}.fct_funnel_people order by 1"
+            ).fetchall()
+        )
+    assert found[0] == found[1]
+    assert len(found[0]) > 50
+
+
+def test_a_misspelt_unit_comes_with_the_nearest(con: duckdb.DuckDBPyConnection) -> None:
+    for unit, instead in (("order_kei", "order_key"), ("persn", "person"), ("one_id", None)):
+        with pytest.raises(ConfigError, match=f"f.unit: `{unit}` is neither") as told:
+            build(con, f"funnels: [{{id: f, unit: {unit}, steps: [{{id: a, event: a}}]}}]")
+        assert instead is None or f"did you mean `{instead}`?" in str(told.value)
+
+
 def test_breakdowns_are_taken_where_they_are_asked_for(con: duckdb.DuckDBPyConnection) -> None:
     insert(con, "dim_people", [{"one_id": "p", "city": "上海"}])
     for number, (when, channel) in enumerate(

@@ -45,8 +45,8 @@ def make_fresh(
 ) -> None:
     """Temp view `tag_fresh`: what the people of `tag_wide` should hold, with the columns of `tag_living`.
 
-    *rows*: groups that have a table `tag_rows_<group>` rather than a column of `tag_wide`. Who is not in the table of a
-    group in *partly* holds what `temp.tag_held` says.
+    *rows*: groups that have a table `tag_rows_<group>` rather than a column of `tag_wide`. Of those in *partly*, `is_…`
+    says who is in that table; the others hold what they held.
     """
     columns, joins = [], []
     for group in tags.tag_groups:
@@ -55,13 +55,11 @@ def make_fresh(
         if group.id in rows:
             joins.append(f" left join temp.tag_{found} as {found} on {found}.one_id = wide.one_id")
         if group.id in partly:
-            columns.append(f"case when {found}.one_id is null then living.{name} else {found}.held end as {name}")
-        elif group.id in rows:
+            columns.append(f"{found}.one_id is not null as is_{group.id}")
+        if group.id in rows:
             columns.append(f"{found}.held as {name}")
         else:
             columns.append(f"wide.g_{group.id} as {name}")
-    if partly:
-        joins.append(" left join temp.tag_held as living on living.one_id = wide.one_id")
     con.execute(
         "create or replace temp view tag_fresh as"
         f" select wide.one_id{''.join(', ' + column for column in columns)} from temp.tag_wide as wide{''.join(joins)}"
@@ -69,21 +67,13 @@ def make_fresh(
 
 
 def drop_fresh(con: duckdb.DuckDBPyConnection) -> None:
-    """Drop what `make_rows`, `make_fresh` and `hold` made."""
+    """Drop what `make_rows` and `make_fresh` made."""
     con.execute("drop view if exists temp.tag_fresh")
-    con.execute("drop table if exists temp.tag_held")
     names = con.execute(
         "select table_name from duckdb_tables() where temporary and table_name like 'tag@_rows@_%' escape '@'"
     )
     for (name,) in names.fetchall():
         con.execute(f"drop table temp.{name}")
-
-
-def hold(con: duckdb.DuckDBPyConnection, people: str) -> None:
-    """Temp table `tag_held`: what the people of the query *people* (one_id) hold now."""
-    con.execute(
-        f"create or replace temp table tag_held as select * from activation.tag_living where one_id in ({people})"
-    )
 
 
 def differing_sql(tags: TagsConfig) -> str:
@@ -96,18 +86,30 @@ def differing_sql(tags: TagsConfig) -> str:
     )
 
 
-def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, held: str) -> None:
-    """Temp tables `tag_changed` (people of `tag_fresh` and of the table *held* whose values differ in any group, or who
-    are gone), `tag_differing` (person, tag_group) and `tag_open` (of these, the living rows of the history)."""
+def compare_with_living(
+    con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, people: str | None, partly: Collection[str]
+) -> None:
+    """Temp tables `tag_changed` (people of `tag_fresh` whose values differ in any group from what they hold, or who are
+    gone), `tag_differing` (person, tag_group) and `tag_open` (of these, the living rows of the history).
+
+    *people*: a query (one_id) of those that `tag_fresh` was made of, None for everyone; *partly*: as in `make_fresh`.
+    """
     names = [living_column(group) for group in tags.tag_groups]
-    pairs = "".join(f", fresh.{name} as new_{name}, living.{name} as old_{name}" for name in names)
-    differs = " or ".join(f"fresh.{name} is distinct from living.{name}" for name in names) or "false"
+    new = {
+        living_column(group): f"fresh.{living_column(group)}"
+        if group.id not in partly
+        else f"case when fresh.is_{group.id} then fresh.{living_column(group)} else living.{living_column(group)} end"
+        for group in tags.tag_groups
+    }
+    pairs = "".join(f", {new[name]} as new_{name}, living.{name} as old_{name}" for name in names)
+    differs = " or ".join(f"{new[name]} is distinct from living.{name}" for name in names) or "false"
+    living = f"(select * from activation.tag_living where one_id in ({people}))" if people else "activation.tag_living"
     con.execute(
         f"""
         create or replace temp table tag_changed as
         select living.person, coalesce(fresh.one_id, living.one_id) as one_id, fresh.one_id is null as is_gone{pairs}
         from temp.tag_fresh as fresh
-        full outer join {held} as living on living.one_id = fresh.one_id
+        full outer join {living} as living on living.one_id = fresh.one_id
         where {differs}
         """
     )
@@ -123,16 +125,21 @@ def compare_with_living(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, hel
     con.execute(
         """
         create or replace temp table tag_open_rows as
-        select row_id from (
-            select row_id, person, tag_group from activation.tag_history
-            where valid_to is null and person in (select person from temp.tag_changed)
-        )
-        where (person, tag_group) in (select (person, tag_group) from temp.tag_differing)
+        select history.row_id from activation.tag_history as history
+        semi join temp.tag_differing as differing
+            on differing.person = history.person and differing.tag_group = history.tag_group
+        where history.valid_to is null
         """
     )
     con.execute(
-        "create or replace temp table tag_open as select * from activation.tag_history"
-        " where row_id in (select row_id from temp.tag_open_rows)"
+        """
+        create or replace temp table tag_open as
+        select history.row_id, history.person, changed.one_id, history.* exclude (row_id, person, one_id)
+        from (
+            select * from activation.tag_history where row_id in (select row_id from temp.tag_open_rows)
+        ) as history
+        inner join temp.tag_changed as changed on changed.person = history.person
+        """
     )
     con.execute("drop table temp.tag_open_rows")
     con.execute("set variable tag_rows = (select coalesce(max(row_id), 0) from activation.tag_history)")

@@ -6,7 +6,7 @@ Everything here reads the published version (or any connection with the marts) a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -182,14 +182,13 @@ def replay_tags(
     con: duckdb.DuckDBPyConnection,
     tags: TagsConfig,
     *,
-    facts_sql: str,
-    features_sql: str,
+    models: Mapping[str, str],
     as_of: datetime,
     timezone: str,
 ) -> tuple[list[Restatement], tuple[str, ...]]:
     """Compute the tags of an earlier day again from today's data and compare them with the history.
 
-    *facts_sql*, *features_sql*: texts of the models `fct_person_facts` and `fct_person_features`. Returns the
+    *models*: texts of `fct_person_facts`, `fct_person_activity` and `fct_person_features`, by name. Returns the
     differences, which late events made, in a fixed order (none on unchanged data), and the groups left out because they
     read a model that is not kept per day.
     Writes nothing but temp tables.
@@ -199,9 +198,11 @@ def replay_tags(
     con.execute("set variable as_of = ?::timestamptz", [as_of])
     touch_nobody(con)
     marts = re.compile(r"(?<![.\w])marts[.]")
-    con.execute(f"create or replace temp table replay_facts as {marts.sub(f'{MARTS}.', facts_sql)}")
-    features_sql = features_sql.replace("marts.fct_person_facts", "temp.replay_facts")
-    con.execute(f"create or replace temp table replay_features as {marts.sub(f'{MARTS}.', features_sql)}")
+    features = models["fct_person_features"]
+    for name in ("fct_person_facts", "fct_person_activity"):
+        con.execute(f"create or replace temp table replay_{name} as {marts.sub(f'{MARTS}.', models[name])}")
+        features = features.replace(f"marts.{name}", f"temp.replay_{name}")
+    con.execute(f"create or replace temp table replay_features as {marts.sub(f'{MARTS}.', features)}")
     con.execute("set variable as_of = ?::timestamptz", [now])
     reads = compiled.lineage(tags)
     skipped = tuple(name for name, columns in reads.items() if any(c.split(".")[-1] in _OF_MODELS for c in columns))

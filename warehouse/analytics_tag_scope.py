@@ -28,21 +28,19 @@ from cdp.tags.config import Group, ModelGroup, TagsConfig
 from cdp.tags.expressions import columns_of, renamed
 from warehouse.analytics_common import MARTS
 from warehouse.analytics_tag_living import fit_columns
-from warehouse.touched_people import EVENTS, FACTS, FOLLOWED, INPUTS, newest_run, touched_since_sql
+from warehouse.touched_people import ACTIVITY, EVENTS, FACTS, FOLLOWED, INPUTS, newest_run, touched_since_sql
 
 
 @dataclass(frozen=True)
 class TagScope:
-    """How far a run sees (runs of feeds, *cut*, *day* of the features), and how it computes which groups.
+    """How far a run sees (*feeds*: table -> its newest run; *cut*; *day* of the features), and how it computes what.
 
     *whole*: everything for everyone. Else *moving* are the groups of 2., *anew* those of 3., and *rows* the people (a
     query of one_id) for whom each group over rows is computed. *counters*: features that have grown by *days* since the
     last run; *then*: thresholds of that run.
     """
 
-    facts_run: int | None
-    events_run: int | None
-    inputs_run: int | None
+    feeds: Mapping[str, int | None]
     cut: datetime
     day: date | None
     whole: bool = True
@@ -59,19 +57,20 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
     the whole is computed."""
     drop_scope(con)
     day = con.execute(f"select max(as_of_date) from {MARTS}.fct_person_facts").fetchall()[0][0]
-    now = TagScope(newest_run(con, FACTS), newest_run(con, EVENTS), newest_run(con, INPUTS), cut, day)
+    now = TagScope({feed: newest_run(con, feed) for feed in (FACTS, ACTIVITY, EVENTS, INPUTS)}, cut, day)
     seen = con.execute("select * from activation.tag_seen").fetchall()
     if not seen:
         return now
-    facts_run, events_run, inputs_run, old_cut, old_day, consent, thresholds = seen[0]
-    touched = touched_since_sql(con, FACTS, facts_run)
+    feeds, old_cut, old_day, consent, thresholds = seen[0]
+    since = {feed: touched_since_sql(con, feed, run) for feed, run in json.loads(feeds).items()}
+    touched = f"{since[FACTS]} union {since[ACTIVITY]}" if since[FACTS] and since[ACTIVITY] else None
     steady, counters = feature_columns(con)
     asked = {name for condition in _consent(tags).values() for name in columns_of(condition)}
     if touched is None or cut < old_cut or json.loads(consent) != _consent(tags) or not asked <= steady:
         return now
     fit_columns(con, tags)
     con.execute(f"create or replace temp table tag_touched as {touched}")
-    events, inputs = touched_since_sql(con, EVENTS, events_run), touched_since_sql(con, INPUTS, inputs_run)
+    events, inputs = since[EVENTS], since[INPUTS]
     then, published = json.loads(thresholds), _published(con)
     moving: set[str] = set()
     anew: set[str] = set()
@@ -132,16 +131,8 @@ def remember_scope(
     """Note how far the run has seen, in the caller's transaction."""
     con.execute("delete from activation.tag_seen")
     con.execute(
-        "insert into activation.tag_seen values (?, ?, ?, ?, ?, ?, ?)",
-        [
-            scope.facts_run,
-            scope.events_run,
-            scope.inputs_run,
-            scope.cut,
-            scope.day,
-            json.dumps(_consent(tags)),
-            json.dumps(thresholds),
-        ],
+        "insert into activation.tag_seen values (?, ?, ?, ?, ?)",
+        [json.dumps(scope.feeds), scope.cut, scope.day, json.dumps(_consent(tags)), json.dumps(thresholds)],
     )
 
 
@@ -153,7 +144,7 @@ def drop_scope(con: duckdb.DuckDBPyConnection) -> None:
 
 def feature_columns(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]:
     """Columns of `fct_person_features` that change only with the person's facts, and those that grow by one each day
-    for everyone who has them: `cut.as_of_date - facts.<a day>`. Read from the view; both empty where it is a table."""
+    for everyone who has them: `cut.as_of_date - <a day of theirs>`. Read from the view; none where it is a table."""
     found = con.execute(
         "select sql from duckdb_views() where database_name || '.' || schema_name = ? and view_name = ?",
         [MARTS, "fct_person_features"],
@@ -166,18 +157,18 @@ def feature_columns(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]
     query = next(part.this for part in made if part.alias == "fct_person_features")
     for column in query.selects:
         body = column.unalias().unnest()
-        read = {(name.table, name.name) for name in body.find_all(exp.Column)}
-        if {table for table, _ in read} == {"facts"} and not read & {("facts", "as_of"), ("facts", "as_of_date")}:
+        if _is_steady(body):
             steady.add(column.alias_or_name)
-        elif (
-            isinstance(body, exp.Sub)
-            and isinstance(body.this, exp.Column)
-            and (body.this.table, body.this.name) == ("cut", "as_of_date")
-            and isinstance(body.expression, exp.Column)
-            and body.expression.table == "facts"
-        ):
+        elif isinstance(body, exp.Sub) and body.this.sql() == "cut.as_of_date" and _is_steady(body.expression):
             counters.add(column.alias_or_name)
     return steady, counters
+
+
+def _is_steady(expression: exp.Expression) -> bool:
+    """Does it change only with the person? `as_of` and `as_of_date` of the facts say when those were last made."""
+    read = {(column.table, column.name) for column in expression.find_all(exp.Column)}
+    tables, columns = {table for table, _ in read}, {column for _, column in read}
+    return bool(read) and tables <= {"facts", "activity"} and not columns & {"as_of", "as_of_date"}
 
 
 def _published(con: duckdb.DuckDBPyConnection) -> set[tuple[str, str]]:

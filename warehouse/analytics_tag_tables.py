@@ -7,6 +7,7 @@ copy cannot be brought in step that way (a restored file, forgotten people, a ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -37,7 +38,7 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
     table = _history_table(con)
     since = _copied_run(con, table)
     if since is None:
-        return put_table(con, table)
+        return _copy_whole(con, table)
     listed = ", ".join(table.columns)
     con.execute(
         f"create or replace temp table tag_copied as select {listed} from ({table.select})"
@@ -58,7 +59,13 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
             f" and recorded_one_id not in (select one_id from ({moved}))"
         )
     copied, kept = (_fingerprint(con, name) for name in (_HISTORY, "activation.tag_history"))
-    return int(copied[0]) if copied == kept else put_table(con, table)
+    return int(copied[0]) if copied == kept else _copy_whole(con, table)
+
+
+def _copy_whole(con: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """Write the copy anew, group by group: who asks for a group then reads only its rows."""
+    by = "tag_group, one_id, valid_from, rank, value, opened_run"
+    return put_table(con, replace(table, select=f"{table.select} order by {by}"))
 
 
 def _copied_run(con: duckdb.DuckDBPyConnection, table: Table) -> int | None:
@@ -172,7 +179,6 @@ def _history_table(con: duckdb.DuckDBPyConnection) -> Table:
         from activation.tag_history as history
         inner join activation.tag_runs as opened on opened.run = history.opened_run
         {alias}
-        order by history.tag_group, 2, history.valid_from, history.rank, history.value, history.opened_run
         """,
         "标签历史：一人持有一个标签的每段时间一行 | "
         "One row per period in which a person held a tag (SCD2); valid_to is null while it lasts.",

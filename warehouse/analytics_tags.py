@@ -27,7 +27,6 @@ from warehouse.analytics_tag_living import (
     differing_sql,
     drop_fresh,
     fit_columns,
-    hold,
     is_listed,
     make_fresh,
     make_rows,
@@ -55,9 +54,7 @@ create table if not exists activation.tag_health (
     severity text not null, passed boolean not null, primary key (run, tag_group, metric)
 );
 create table if not exists activation.tag_living (person bigint, one_id text);
-create table if not exists activation.tag_seen (
-    facts_run bigint, events_run bigint, inputs_run bigint, cut timestamptz, day date, consent text, thresholds text
-);
+create table if not exists activation.tag_seen (feeds text, cut timestamptz, day date, consent text, thresholds text);
 create table if not exists activation.tag_manual (
     one_id text not null, tag_group text not null, value text not null, set_by text not null,
     set_at timestamptz not null, expires_at timestamptz, primary key (one_id, tag_group, value)
@@ -102,14 +99,15 @@ def build_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, as_of: datet
         fit_columns(con, tags)
     else:
         thresholds = _narrow(con, tags, scope, cut.at)
-    people = con.execute("select count(*) from temp.tag_all").fetchall()[0][0]
+    count = con.execute("select count(*) from temp.tag_all").fetchall()[0][0]
     with transaction(con):
-        compare_with_living(con, tags, held="activation.tag_living" if scope.whole else "temp.tag_held")
-        run, reports, added = write_history(con, tags, cut=cut.at, thresholds=thresholds, people=people)
+        people = None if scope.whole else "select one_id from temp.tag_scope"
+        compare_with_living(con, tags, people=people, partly=scope.rows.keys())
+        run, reports, added = write_history(con, tags, cut=cut.at, thresholds=thresholds, people=count)
         remember_scope(con, tags, scope, thresholds)
     counts = publish_tags(con, tags)
     _clean(con)
-    return TagReport(run, cut.at, people, tuple(reports), added, counts)
+    return TagReport(run, cut.at, count, tuple(reports), added, counts)
 
 
 # ---------------------------------------------------------------- computing
@@ -210,13 +208,12 @@ def _has_rows(group: Group) -> bool:
 
 
 def _narrow(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope, cut: datetime) -> dict[str, list[float]]:
-    """Add to `temp.tag_scope` whom a day, a threshold or a model moved, and make `tag_wide`, `tag_fresh` and `tag_held`
-    for the people in it. Returns the thresholds."""
+    """Add to `temp.tag_scope` whom a day, a threshold or a model moved, and make `tag_wide` and `tag_fresh` for the
+    people in it. Returns the thresholds."""
     con.execute("set variable tag_cut = ?::timestamptz", [cut])
     source = f"{MARTS}.fct_person_features"
     anyone = _only(tags, scope.moving | scope.anew)
-    read = compiled.features_read(anyone)
-    cuts = _make_base(con, tags, anyone, "tag_all", f"select {_listed(read)} from {source}")
+    cuts = _make_base(con, tags, anyone, "tag_all", f"select {_listed(compiled.features_read(tags))} from {source}")
     con.execute(f"insert into temp.tag_scope {moved_sql(tags, scope, cuts)}")
     anew = _only(tags, scope.anew)
     con.execute("create or replace temp view tag_base as select * from temp.tag_all")
@@ -226,10 +223,9 @@ def _narrow(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope, c
         make_rows(con, group, new_values_sql(group))
     make_fresh(con, anew, [group.id for group in rows])
     con.execute(f"insert into temp.tag_scope {differing_sql(anew)}")
-    people = "select one_id from temp.tag_scope"
     con.execute(
-        f"create or replace temp table tag_near_read as select {_listed(compiled.features_read(tags))} from {source}"
-        f" where one_id in ({people})"
+        "create or replace temp table tag_near_read as select * from temp.tag_all_read"
+        " where one_id in (select one_id from temp.tag_scope)"
     )
     _score_view(
         con, tags, cuts, "tag_near", [name for name in tags.scores if name in cuts or tags.scores[name].thresholds]
@@ -240,7 +236,6 @@ def _narrow(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope, c
     for group in tags.tag_groups:
         if group.id in scope.rows:
             make_rows(con, group, new_values_sql(group, people=scope.rows[group.id]), scope.rows[group.id])
-    hold(con, people)
     make_fresh(con, tags, {group.id for group in rows} | scope.rows.keys(), partly=scope.rows.keys())
     return cuts
 

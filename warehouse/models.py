@@ -37,7 +37,7 @@ from warehouse.model_files import (
     tables_read,
 )
 from warehouse.model_increments import INCREMENT_VARIABLES, Increment, plan_increment, remember
-from warehouse.touched_people import fill_touched_people, note_touched
+from warehouse.touched_people import fill_active_people, fill_touched_people, note_touched
 
 __all__ = [
     "ExternalTable",
@@ -275,6 +275,7 @@ def _quoted(name: str) -> str:
 _FILLERS: Mapping[str, Callable[[duckdb.DuckDBPyConnection, int | None, str], bool]] = {
     "intermediate.touched_sets": lambda con, cursor, _: fill_touched_sets(con, cursor),
     "temp.touched_people": fill_touched_people,
+    "temp.active_people": fill_active_people,
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 import duckdb
 
@@ -28,7 +29,7 @@ create table if not exists {_META}.touched_runs (model varchar, run bigint, is_w
 create table if not exists {_META}.touched_people (model varchar, run bigint, one_id varchar);
 """
 
-FACTS, EVENTS = "marts.fct_person_facts", "marts.fct_events"
+FACTS, ACTIVITY, EVENTS = "marts.fct_person_facts", "marts.fct_person_activity", "marts.fct_events"
 # Digests of the tables in `FOLLOWED` but the events: their feed tells of whom a row in any of these changed.
 INPUTS = "meta.person_inputs"
 # What facts are made from: table -> columns that name the person whose rows they are.
@@ -42,8 +43,8 @@ _INPUTS = {
 }
 FOLLOWED = ("fct_events", *_INPUTS)
 # Instants that count from the first run whose cut lies after them.
+_EVENT_INSTANTS = (("fct_events", "one_id", "event_at"),)
 _INSTANTS = (
-    ("fct_events", "one_id", "event_at"),
     ("fct_orders", "one_id", "paid_at"),
     ("fct_orders", "one_id", "refunded_at"),
     ("fct_order_lines", "one_id", "paid_at"),
@@ -53,7 +54,8 @@ _INSTANTS = (
     ("fct_referrals", "inviter_one_id", "invited_at"),
 )
 # Days that leave a window `cut_date - N`.
-_DAYS = (("fct_events", "event_date"), ("fct_orders", "paid_date"))
+_EVENT_DAYS = (("fct_events", "event_date"),)
+_DAYS = (("fct_orders", "paid_date"),)
 _WINDOW = re.compile(r"cut_date - (\d+)")
 _CUT = "timezone($zone, date_trunc('day', timezone($zone, $at::timestamptz)))"
 
@@ -111,8 +113,9 @@ def touched_since_sql(con: duckdb.DuckDBPyConnection, model: str, since: int | N
 
 
 def touch_nobody(con: duckdb.DuckDBPyConnection) -> None:
-    """Let a query of `fct_person_facts` run outside a run: it makes everyone."""
-    con.execute("create or replace temp table touched_people (one_id text)")
+    """Let the queries of `fct_person_facts` and `fct_person_activity` run outside a run: they make everyone."""
+    for table in ("touched_people", "active_people"):
+        con.execute(f"create or replace temp table {table} (one_id text)")
     con.execute("reset variable cursor")
 
 
@@ -120,26 +123,20 @@ def fill_touched_people(con: duckdb.DuckDBPyConnection, cursor: int | None, sql:
     """Fill `temp.touched_people(one_id)` with those whose facts differ from the last run's, which was at the cut
     *cursor* (microseconds; None: everyone is made). *sql*: text of the model, for the windows in it.
 
-    Returns False, leaving it empty, when everyone must be made: there was no last time, or whose events changed is not
-    known. Works in the transaction of the caller, in the marts file.
+    Returns False, leaving it empty, when everyone must be made: there was no last time. Works in the transaction of the
+    caller, in the marts file.
     """
     con.execute("create or replace temp table touched_people (one_id text)")
     con.execute(f"create table if not exists {_META}.person_inputs (one_id varchar, row_count bigint, digest ubigint)")
-    con.execute(f"create table if not exists {_META}.person_inputs_seen (events_run bigint)")
-    seen = con.execute(f"select max(events_run) from {_META}.person_inputs_seen").fetchall()[0][0]
-    events = touched_since_sql(con, EVENTS, seen)
-    _digest(con, is_known=seen is not None)
-    con.execute(f"delete from {_META}.person_inputs_seen")
-    con.execute(f"insert into {_META}.person_inputs_seen select ?", [newest_run(con, EVENTS)])
-    if cursor is None or events is None:
+    _digest(con)
+    if cursor is None:
         return False
     con.execute(
         f"""
         insert into temp.touched_people
         with moved as (
             select one_id from temp.person_inputs_changed
-            union all {events}
-            union all {_moved_by_time(con, cursor, sql)}
+            union all {_moved_by_time(con, _INSTANTS, _DAYS, cursor, sql)}
             union all select min(one_id) from {_MARTS}.dim_people -- so that the newest `as_of` is always this run's
         ),
         inviters as (
@@ -152,9 +149,24 @@ def fill_touched_people(con: duckdb.DuckDBPyConnection, cursor: int | None, sql:
     return True
 
 
-def _digest(con: duckdb.DuckDBPyConnection, *, is_known: bool) -> None:
+def fill_active_people(con: duckdb.DuckDBPyConnection, cursor: int | None, sql: str) -> bool:
+    """Fill `temp.active_people(one_id)` likewise with those whose activity differs. Returns False also where it is not
+    known whose events changed."""
+    con.execute("create or replace temp table active_people (one_id text)")
+    con.execute(f"create table if not exists {_META}.activity_seen (events_run bigint)")
+    seen = con.execute(f"select max(events_run) from {_META}.activity_seen").fetchall()[0][0]
+    events = touched_since_sql(con, EVENTS, seen)
+    con.execute(f"delete from {_META}.activity_seen")
+    con.execute(f"insert into {_META}.activity_seen select ?", [newest_run(con, EVENTS)])
+    if cursor is None or events is None:
+        return False
+    moved = _moved_by_time(con, _EVENT_INSTANTS, _EVENT_DAYS, cursor, sql)
+    con.execute(f"insert into temp.active_people select one_id from ({events} union {moved}) where one_id is not null")
+    return True
+
+
+def _digest(con: duckdb.DuckDBPyConnection) -> None:
     """Bring `meta.person_inputs` up to the tables as they are; `temp.person_inputs_changed`: people it differs for.
-    *is_known*: was it there before, so that these are few?
 
     Rows have no order and, having keys, no doubles: hence `bit_xor`. DuckDB's `hash` of several columns is linear in
     the last one, so that two rows which exchange its values would leave the `bit_xor` as it was: hashed once more, they
@@ -174,6 +186,7 @@ def _digest(con: duckdb.DuckDBPyConnection, *, is_known: bool) -> None:
             f"select {person} as one_id, hash(hash('{table}', {', '.join(columns)})) as digest"
             f" from {_MARTS}.{table} where {person} is not null"
         )
+    is_known = newest_run(con, INPUTS) is not None
     con.execute(
         f"""
         create or replace temp table person_inputs_now as
@@ -197,7 +210,13 @@ def _digest(con: duckdb.DuckDBPyConnection, *, is_known: bool) -> None:
     note_touched(con, INPUTS, "select one_id from temp.person_inputs_changed" if is_known else None)
 
 
-def _moved_by_time(con: duckdb.DuckDBPyConnection, cursor: int, sql: str) -> str:
+def _moved_by_time(
+    con: duckdb.DuckDBPyConnection,
+    instants: Sequence[tuple[str, str, str]],
+    days: Sequence[tuple[str, str]],
+    cursor: int,
+    sql: str,
+) -> str:
     """A query (one_id) of people with rows that are counted for the first time since the cut *cursor*, or have left a
     window since."""
     zone, at = con.execute("select getvariable('timezone'), getvariable('as_of')").fetchall()[0]
@@ -209,12 +228,12 @@ def _moved_by_time(con: duckdb.DuckDBPyConnection, cursor: int, sql: str) -> str
     parts = [
         f"select {person} from {_MARTS}.{table} where {column} >= make_timestamptz({cursor}::bigint)"
         f" and {column} < make_timestamptz({new_cut}::bigint)"
-        for table, person, column in _INSTANTS
+        for table, person, column in instants
     ]
-    for table, column in _DAYS:
+    for table, column in days:
         left = " or ".join(
-            f"({column} >= date '{old_day}' - {days} and {column} < date '{new_day}' - {days})"
-            for days in sorted({int(found) for found in _WINDOW.findall(sql)})
+            f"({column} >= date '{old_day}' - {length} and {column} < date '{new_day}' - {length})"
+            for length in sorted({int(found) for found in _WINDOW.findall(sql)})
         )
         parts.append(f"select one_id from {_MARTS}.{table} where {left or 'false'}")
     return " union all ".join(parts)

@@ -1,5 +1,6 @@
 /*
-One row per person: what `fct_person_features` says of a person, without what changes for everyone from day to day.
+One row per person: what `fct_person_features` says of a person, without what changes for everyone from day to day and
+without tracked events, which are in `fct_person_activity`.
 A run makes again the people of whom something changed, was counted for the first time, or left a window. Windows are
 therefore written as `cut_date - N`: on the day a row leaves one, its person is made again (warehouse/touched_people.py).
 description_zh: 个人事实：每人一行，特征中不随日期自然变化的部分，按人增量更新
@@ -28,17 +29,6 @@ orders as (
 order_lines as (
     select * from marts.fct_order_lines
     where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
-),
-
--- The cut is written out here: joined, it would meet all events before the people are chosen.
-events as (
-    select one_id, event_at, event_date, cast(timezone(getvariable('timezone'), getvariable('as_of')) as date) as cut_date
-    from marts.fct_events
-    where one_id is not null
-        and event_at < timezone(
-            getvariable('timezone'), date_trunc('day', timezone(getvariable('timezone'), getvariable('as_of')))
-        )
-        and (getvariable('cursor') is null or one_id in (select one_id from temp.touched_people))
 ),
 
 relations as (
@@ -117,22 +107,6 @@ category_lists as (
         count(*) as category_count
     from category_counts
     group by one_id
-),
-
-tracked as (
-    select
-        events.one_id,
-        max(events.event_at) as last_active_at,
-        count(*) filter (where events.event_date >= cut_date - 7) as interactions_7d,
-        count(*) filter (where events.event_date >= cut_date - 30) as interactions_30d,
-        count(*) filter (where events.event_date >= cut_date - 90) as interactions_90d,
-        -- A bit for each day: counting distinct days of each person costs as much as all the rest.
-        cast(bit_count(bit_or(
-            case when events.event_date >= cut_date - 30 then 1::bigint << (cut_date - events.event_date) end
-        )) as bigint) as active_days_30d
-    from events
-    where events.event_date >= cut_date - 400
-    group by events.one_id
 ),
 
 relations_summed as (
@@ -235,21 +209,12 @@ fct_person_facts as (
         coalesce(orders_summed.refunded_orders, 0) as refunded_orders,  -- orders with a refund before the cut
         category_lists.top_categories,  -- up to three: most lines, then amount, then name
         coalesce(category_lists.category_count, 0) as category_count,  -- categories bought
-        coalesce(tracked.interactions_7d, 0) as interactions_7d,  -- tracked events of the last 7 brand days
-        coalesce(tracked.interactions_30d, 0) as interactions_30d,  -- tracked events of the last 30 brand days
-        coalesce(tracked.interactions_90d, 0) as interactions_90d,  -- tracked events of the last 90 brand days
-        coalesce(tracked.active_days_30d, 0) as active_days_30d,  -- brand days with an event, of the last 30
-        greatest(tracked.last_active_at, orders_summed.last_paid_at) as last_active_at,  -- last event or payment, UTC
-        cast(
-            timezone(getvariable('timezone'), greatest(tracked.last_active_at, orders_summed.last_paid_at)) as date
-        ) as last_active_date,  -- in the brand's zone
         coalesce(invitations_summed.referred_people, 0) as referred_people,  -- distinct people invited
         coalesce(invitations_summed.referred_buyers, 0) as referred_buyers  -- of these, with a paid order
     from people
     cross join cut
     left join orders_summed on orders_summed.one_id = people.one_id
     left join category_lists on category_lists.one_id = people.one_id
-    left join tracked on tracked.one_id = people.one_id
     left join relations_summed on relations_summed.one_id = people.one_id
     left join memberships_summed on memberships_summed.one_id = people.one_id
     left join invitations_summed on invitations_summed.one_id = people.one_id

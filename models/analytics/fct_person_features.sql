@@ -62,12 +62,12 @@ fct_person_features as (
         facts.refunded_orders,  -- orders with a refund before the cut
         facts.top_categories,  -- up to three: most lines, then amount, then name
         facts.category_count,  -- categories bought
-        facts.interactions_7d,  -- tracked events of the last 7 brand days
-        facts.interactions_30d,  -- tracked events of the last 30 brand days
-        facts.interactions_90d,  -- tracked events of the last 90 brand days
-        facts.active_days_30d,  -- brand days with an event, of the last 30
-        facts.last_active_at,  -- last event or payment, UTC
-        cut.as_of_date - facts.last_active_date as days_since_active,  -- brand days since last_active_at
+        coalesce(activity.interactions_7d, 0) as interactions_7d,  -- tracked events of the last 7 brand days
+        coalesce(activity.interactions_30d, 0) as interactions_30d,  -- tracked events of the last 30 brand days
+        coalesce(activity.interactions_90d, 0) as interactions_90d,  -- tracked events of the last 90 brand days
+        coalesce(activity.active_days_30d, 0) as active_days_30d,  -- brand days with an event, of the last 30
+        greatest(activity.last_event_at, facts.last_paid_at) as last_active_at,  -- last event or payment, UTC
+        cut.as_of_date - greatest(activity.last_event_date, facts.last_paid_date) as days_since_active,  -- brand days since
         facts.referred_people,  -- distinct people invited
         facts.referred_buyers,  -- of these, with a paid order
         ltv.p_alive,  -- probability of still being a customer (0 to 1)
@@ -77,6 +77,7 @@ fct_person_features as (
         ltv.ltv_total  -- hist_net + pred_net_365
     from facts
     cross join cut
+    left join marts.fct_person_activity as activity on activity.one_id = facts.one_id
     left join marts.fct_ltv_people as ltv on ltv.one_id = facts.one_id
 )
 

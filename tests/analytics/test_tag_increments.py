@@ -101,7 +101,9 @@ class Brand:
 
     def facts(self, as_of: datetime) -> None:
         self.con.execute("set variable as_of = ?::timestamptz", [as_of])
-        run_models(self.con, model_graph(), ["fct_person_facts", "fct_person_features"], full=self.anew)
+        run_models(
+            self.con, model_graph(), ["fct_person_facts", "fct_person_activity", "fct_person_features"], full=self.anew
+        )
 
     def tags(self, text: str, as_of: datetime) -> None:
         if self.anew:

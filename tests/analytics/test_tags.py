@@ -239,16 +239,16 @@ def test_an_earlier_day_comes_back_bit_for_bit_and_late_events_show(con: duckdb.
         features(con, as_of=as_of)
         build(con, config, as_of=as_of)
     models = {
-        f"{name}_sql": (ROOT / "models" / "analytics" / f"fct_person_{name}.sql").read_text(encoding="utf-8")
-        for name in ("facts", "features")
+        name: (ROOT / "models" / "analytics" / f"{name}.sql").read_text(encoding="utf-8")
+        for name in ("fct_person_facts", "fct_person_activity", "fct_person_features")
     }
-    differences, skipped = replay_tags(con, config, **models, as_of=earlier, timezone=ZONE)
+    differences, skipped = replay_tags(con, config, models=models, as_of=earlier, timezone=ZONE)
     assert differences == []
     assert skipped == ("churn_risk",)
     never = con.execute(f"select min(one_id) from {MARTS}.fct_person_features where orders_paid = 0").fetchall()[0][0]
     late = {"order_key": "late", "one_id": never, "is_paid": True, "paid_at": earlier - timedelta(days=9)}
     insert(con, "fct_orders", [late | {"paid_date": "2026-01-31", "amount": 50, "refund_amount": 0}])
-    differences, _ = replay_tags(con, config, **models, as_of=earlier, timezone=ZONE)
+    differences, _ = replay_tags(con, config, models=models, as_of=earlier, timezone=ZONE)
     assert {d.one_id for d in differences if d.tag_group == "lifecycle"} == {never}
 
 

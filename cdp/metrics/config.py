@@ -26,12 +26,13 @@ class HoldOut(Strict):
 
 
 class LtvConfig(Strict):
-    """Lifetime value. *discount_rate* is yearly; *horizons* are days ahead; *interval* is the share of outcomes between
-    the bounds; *period_days* is the length of one opportunity of BG/BB."""
+    """Lifetime value. *discount_rate* is yearly; *horizons* are days ahead, and name the columns, so they are these
+    three; *interval* is the share of outcomes between the bounds; *period_days* is the length of one opportunity of
+    BG/BB."""
 
     model: LtvModel = "bg_nbd"
     period_days: int = Field(default=30, ge=1)
-    horizons: tuple[int, int, int] = (90, 180, 365)
+    horizons: tuple[Literal[90], Literal[180], Literal[365]] = (90, 180, 365)
     discount_rate: float = Field(default=0.0, ge=0, lt=1)
     hold_out: HoldOut = HoldOut()
     interval: float = Field(default=0.8, gt=0, lt=1)

@@ -303,6 +303,11 @@ def test_customers_more_regular_than_any_poisson_are_predicted(model: str) -> No
     assert prediction.orders[-1] == pytest.approx(np.full(len(x), 12.0), rel=0.1)
 
 
+def test_horizons_that_would_stand_under_other_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"metrics.yaml:1: ltv.horizons.0: expected one of 90; found `30`"):
+        parse("ltv: {horizons: [30, 180, 365]}", MetricsConfig, file="metrics.yaml")
+
+
 def test_a_day_of_returns_is_no_purchase(con: duckdb.DuckDBPyConnection) -> None:
     """Nor is a day refunded in full; one on which something was free is."""
     for number, (day, amount) in enumerate((("2025-06-01", 100), ("2025-07-01", -40), ("2025-08-01", 0))):

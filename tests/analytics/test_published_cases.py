@@ -477,3 +477,38 @@ def test_k_is_invitations_times_conversion() -> None:
         pooled, everyone = pytest.approx(joined / (100 + joined)), 100 + joined
         # Over a forest that has come to rest the ceiling of the pooled K is what was reached.
         assert whole == [(100, everyone, 100, 498, pooled, pooled, pytest.approx(everyone))]
+
+
+# ---------------------------------------------------------------- GMV
+
+
+def test_a_change_of_sales_is_decomposed_as_by_hand(con: duckdb.DuckDBPyConnection) -> None:
+    """Ang (2005), "The LMDI approach to decomposition analysis: a practical guide", additive LMDI-I:
+    L(V1, V0) ln(f1/f0). January: 100 reachable of 80 seeds, 20 buyers, 30 orders, 3,000 yuan; February: 150 of 100, 40,
+    50, 6,000."""
+    people = []
+    for month, seeds, referred in (("2026-01", 80, 20), ("2026-02", 20, 30)):
+        for number in range(seeds + referred):
+            person = {"one_id": f"{month}-{number:03d}", "registered_at": at(f"{month}-01 00:00")}
+            people.append(person | {"referred_by_one_id": "someone" if number >= seeds else None})
+    insert(con, "dim_people", people)
+    for month, buyers, orders, price in (("2026-01", 20, 30, 100), ("2026-02", 40, 50, 120)):
+        for number in range(orders):
+            order = {"order_key": f"{month}-{number}", "one_id": f"2026-01-{number % buyers:03d}", "is_paid": True}
+            order |= {"paid_at": at(f"{month}-10 12:00"), "paid_date": f"{month}-10", "amount": price}
+            insert(con, "fct_orders", [order | {"refund_amount": 0}])
+    metrics(con)
+    effects = ("seeds", "referral_multiple", "buyer_share", "orders_per_buyer", "net_per_order")
+    before, after = con.execute(
+        f"select {', '.join(effects)} from {MARTS}.fct_gmv_identity where gmv_net > 0 order by period_start"
+    ).fetchall()
+    assert before == pytest.approx((80, 1.25, 0.2, 1.5, 100))
+    assert after == pytest.approx((100, 1.5, 4 / 15, 1.25, 120))
+    change, *parts = con.execute(
+        f"select gmv_change, {', '.join(f'{name}_effect' for name in effects)} from {MARTS}.fct_gmv_identity"
+        " where period_start = '2026-02-01'"
+    ).fetchall()[0]
+    # 3,000 / ln 2 = 4,328.09, times ln 1.25, ln 1.2, ln 4/3, -ln 1.2, ln 1.2
+    assert parts == pytest.approx([965.78, 789.10, 1_245.12, -789.10, 789.10], abs=0.01)
+    assert change == pytest.approx(3_000, abs=1e-9)
+    assert sum(parts) == pytest.approx(change, abs=1e-9)

@@ -308,3 +308,21 @@ def test_the_state_serves_at_once(brand: tuple[Path, BrandReport]) -> None:
         found = corp.post("externalcontact/customer_acquisition/customer", {"link_id": links[0]})["customer_list"]
         assert {row["state"] for row in found} <= {"xhs_kol"}
         corp.http.close()
+
+
+def test_messages_of_a_brand_met_later_are_those_of_a_brand_made_later(tmp_path: Path) -> None:
+    """What staff had not confirmed by the first day is sent by the next; a message still to come is not there yet."""
+    sends = "select msgid, userid, external_userid, chat_id, status, send_time from message_sends order by 1, 2, 3, 4"
+    made: dict[str, Any] = {"people": 600, "events": 2_000, "seed": 5, "as_of": AS_OF}
+    generate(tmp_path / "met", until=date(2026, 10, 7), **made)
+    early = query(tmp_path / "met" / "wecom.sqlite", sends)
+    generate(tmp_path / "met", grow=True, **made)
+    generate(tmp_path / "made", **made)
+    late = query(tmp_path / "made" / "wecom.sqlite", sends)
+    assert query(tmp_path / "met" / "wecom.sqlite", sends) == late
+    assert {row[4] for row in late} == {0, 1, 2, 3}
+    assert {row[0] for row in early} < {row[0] for row in late}
+    day = datetime(2026, 10, 6, 16, tzinfo=UTC).timestamp()
+    assert all(row[5] < day for row in early)
+    waiting = {row[:4] for row in early if row[4] == 0}
+    assert any(row[:4] in waiting and row[4] == 1 for row in late), "confirmed since"

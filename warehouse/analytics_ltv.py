@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -14,7 +16,7 @@ import polars as pl
 from cdp.ltv.holdout import HoldOutReport, compare
 from cdp.ltv.models import Buyers, Prediction, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
-from warehouse.analytics_common import MARTS, Cut, Table, business_cut, frame, view_of, write_marts
+from warehouse.analytics_common import MARTS, Cut, Table, business_cut, frame, quoted, view_of, write_marts
 
 # A day counts as a purchase when money stayed, or none was asked for; a day refunded in full or of returns does not.
 _BOUGHT = "net > 0 or (gross = 0 and net = 0)"
@@ -153,6 +155,8 @@ def _gate(report: HoldOutReport | None, metrics: MetricsConfig) -> tuple[bool, s
     if report is None:
         return False, f"fewer than {settings.min_customers} customers {settings.days} days before the cut"
     low, high = settings.aggregate_ratio
+    if not report.actual:
+        return False, f"nobody bought in the last {settings.days} days: the hold-out ratio is outside {low}–{high}"
     if not low <= report.aggregate_ratio <= high:
         return False, f"hold-out ratio {report.aggregate_ratio:.3f} is outside {low}–{high}"
     return True, None
@@ -239,14 +243,21 @@ def _models_sql(
     def text(value: object) -> str:
         return "'" + json.dumps(value, ensure_ascii=False).replace("'", "''") + "'" if value is not None else "null"
 
+    def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON knows neither NaN nor infinity."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+
     fits = [fit for fit in (prediction.buying, prediction.spending) if fit] if prediction else []
     rows = [
         f"""select '{model_id}' as model_id, '{fit.family}' as family, {text(dict(fit.params))} as parameters,
-            {text({k: v if v == v else None for k, v in fit.std_errors.items()})} as std_errors,
+            {text(finite(fit.std_errors))} as std_errors,
             {fit.log_likelihood!r}::double as log_likelihood, {fit.n} as n, {fit.n_collapsed} as n_collapsed,
             {fit.gradient_norm!r}::double as gradient_norm, timestamptz '{cut.at.isoformat()}' as as_of,
-            {text(asdict(report)) if report else "null"} as hold_out, {str(published).lower()} as is_published,
-            {text(reason) if reason else "null"} as reason"""
+            {text(finite(asdict(report))) if report else "null"} as hold_out, {str(published).lower()} as is_published,
+            {quoted(reason) if reason else "null"} as reason"""
         for fit in fits
     ]
     if rows:

@@ -25,6 +25,7 @@ METRICS: Mapping[str, str] = {
     "stage_flow": "fct_stage_flow",
     "groups": "fct_community_activity",
     "next_best": "fct_next_best_quality",
+    "uplift": "fct_uplift",
 }
 
 

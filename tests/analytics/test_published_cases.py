@@ -303,6 +303,18 @@ def test_customers_more_regular_than_any_poisson_are_predicted(model: str) -> No
     assert prediction.orders[-1] == pytest.approx(np.full(len(x), 12.0), rel=0.1)
 
 
+def test_a_hold_out_without_a_single_purchase_is_withheld_and_told_in_valid_json(
+    brand: duckdb.DuckDBPyConnection,
+) -> None:
+    brand.execute(f"delete from {MARTS}.fct_orders where paid_at > ?", [AS_OF - timedelta(days=95)])
+    report = build_ltv(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    assert (report.published, report.hold_out["actual"]) == (False, 0.0)
+    told = brand.execute(
+        f"select distinct json_valid(hold_out), hold_out->>'aggregate_ratio', reason from {MARTS}.dim_ltv_models"
+    ).fetchall()
+    assert told == [(True, None, "nobody bought in the last 90 days: the hold-out ratio is outside 0.6–1.6")]
+
+
 def test_horizons_that_would_stand_under_other_names_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"metrics.yaml:1: ltv.horizons.0: expected one of 90; found `30`"):
         parse("ltv: {horizons: [30, 180, 365]}", MetricsConfig, file="metrics.yaml")
@@ -386,7 +398,7 @@ def test_every_metric_is_found_by_its_name_and_a_word_for_several_gives_each(bra
     for name, table, text in metric_texts(brand, marts=MARTS):
         rows = metric_rows(brand, name, marts=MARTS)
         assert text, f"{table} does not say what one row is"
-        assert rows or name in ("stages", "stage_flow"), name
+        assert rows or name in ("stages", "stage_flow", "uplift"), name
     four = {row["definition"] for row in metric_rows(brand, "复购率", marts=MARTS)}
     assert four == {"by_person", "by_order", "within_days", "next_period"}
     with pytest.raises(ConfigError, match="no metric is called `referal`; did you mean `referral`"):

@@ -82,7 +82,9 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
             table = compiled.table_of(getattr(group, "source", None) or "")
             if table in FOLLOWED and events and inputs and _inputs(group, tags) <= steady:
                 changed = [inputs, events] if table == "fct_events" else [inputs]
-                rows[group.id] = _row_people(group, table, changed, old_cut, cut)
+                people = _row_people(group, table, changed, old_cut, cut)
+                con.execute(f"create or replace temp table tag_people_of_{group.id} as {people}")
+                rows[group.id] = f"select one_id from temp.tag_people_of_{group.id}"
             else:
                 anew.add(group.id)
         elif isinstance(group, ModelGroup) or not _inputs(group, tags) <= steady | counters:
@@ -90,8 +92,8 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
         elif (cuts := _quantiles(group, tags)) or _inputs(group, tags) & counters:
             (moving if cuts <= then.keys() else anew).add(group.id)
     kept = "select one_id from activation.tag_history where valid_to is null and kept_since is not null"
-    people = ["select one_id from temp.tag_touched", kept, *rows.values()]
-    con.execute(f"create or replace temp table tag_scope as {' union '.join(people)}")
+    parts = ["select one_id from temp.tag_touched", kept, *rows.values()]
+    con.execute(f"create or replace temp table tag_scope as {' union '.join(parts)}")
     return replace(
         now,
         whole=False,
@@ -138,8 +140,12 @@ def remember_scope(
 
 def drop_scope(con: duckdb.DuckDBPyConnection) -> None:
     """Drop what `plan_scope` made."""
-    for table in ("tag_scope", "tag_touched"):
-        con.execute(f"drop table if exists temp.{table}")
+    names = con.execute(
+        "select table_name from duckdb_tables() where temporary and"
+        " (table_name in ('tag_scope', 'tag_touched') or table_name like 'tag@_people@_of@_%' escape '@')"
+    )
+    for (name,) in names.fetchall():
+        con.execute(f"drop table temp.{name}")
 
 
 def feature_columns(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]:

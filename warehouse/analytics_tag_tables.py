@@ -28,13 +28,16 @@ def publish_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> dict[str, 
             counts[table.name] = put_table(con, table)
         current = _current_view()
         put_view(con, current)
-        open_rows = f"select count(*) from {_HISTORY} where valid_to is null"
-        counts[current.name] = con.execute(open_rows).fetchall()[0][0]
+        counts[current.name] = int(
+            con.execute("select coalesce(sum(holders), 0) from temp.tag_holders").fetchall()[0][0]
+        )
+        con.execute("drop table temp.tag_holders")
     return counts
 
 
 def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
-    """Close and open in the copy what runs later than the copy's newest closed and opened. Returns its rows."""
+    """Close and open in the copy what runs later than the copy's newest closed and opened. Returns its rows; makes
+    `temp.tag_holders` (tag_group, value, holders), who holds what in it now."""
     table = _history_table(con)
     since = _copied_run(con, table)
     if since is None:
@@ -46,6 +49,17 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
     )
     con.execute(f"delete from {_HISTORY} where row_id in (select row_id from temp.tag_copied)")
     con.execute(f"insert into {_HISTORY} ({listed}) select {listed} from temp.tag_copied")
+    con.execute(
+        f"""
+        create or replace temp table tag_holders as
+        select tag_group, value, sum(holders) as holders from (
+            select tag_group, value, holders from {MARTS}.dim_tags
+            union all
+            select tag_group, value, count(*) filter (where closed_run is null)
+                - count(*) filter (where opened_run <= {since}) from temp.tag_copied group by all
+        ) group by all having sum(holders) <> 0
+        """
+    )
     con.execute("drop table temp.tag_copied")
     if _has_alias(con):
         # A merge renames the history copied before it; a split gives it back.
@@ -65,7 +79,12 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
 def _copy_whole(con: duckdb.DuckDBPyConnection, table: Table) -> int:
     """Write the copy anew, group by group: who asks for a group then reads only its rows."""
     by = "tag_group, one_id, valid_from, rank, value, opened_run"
-    return put_table(con, replace(table, select=f"{table.select} order by {by}"))
+    rows = put_table(con, replace(table, select=f"{table.select} order by {by}"))
+    con.execute(
+        "create or replace temp table tag_holders as select tag_group, value, count(*) as holders"
+        f" from {_HISTORY} where valid_to is null group by all"
+    )
+    return rows
 
 
 def _copied_run(con: duckdb.DuckDBPyConnection, table: Table) -> int | None:
@@ -204,9 +223,9 @@ def _history_table(con: duckdb.DuckDBPyConnection) -> Table:
 def _dim_table() -> Table:
     return Table(
         "dim_tags",
-        f"""
+        """
         with holders as (
-            select tag_group, value, count(*) as holders from {_HISTORY} where valid_to is null group by all
+            select * from temp.tag_holders
         ),
         declared as (
             select * from tag_declared

@@ -18,30 +18,31 @@ with cut as (
         cast(timezone(getvariable('timezone'), getvariable('as_of')) as date) as cut_date
 ),
 
-people as (
+-- Materialized: few people are looked for among many rows, which joins further down would turn round.
+people as materialized (
     select * from marts.dim_people where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
 ),
 
-orders as (
+orders as materialized (
     select * from marts.fct_orders where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
 ),
 
-order_lines as (
+order_lines as materialized (
     select * from marts.fct_order_lines
     where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
 ),
 
-relations as (
+relations as materialized (
     select * from marts.fct_relations
     where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
 ),
 
-memberships as (
+memberships as materialized (
     select * from marts.fct_group_memberships
     where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
 ),
 
-referrals as (
+referrals as materialized (
     select * from marts.fct_referrals
     where getvariable('cursor') is null or inviter_one_id in (select one_id from temp.touched_people)
 ),

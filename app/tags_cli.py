@@ -17,7 +17,7 @@ from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.metrics.durations import microseconds
 from cdp.tags.config import TagsConfig
-from warehouse.analytics import explain_tag, health_rows, plan_tags, set_manual_tag
+from warehouse.analytics import explain_tag, health_rows, plan_tags, require_person, set_manual_tag
 from warehouse.connection import open_warehouse
 
 app = typer.Typer(no_args_is_help=True)
@@ -168,9 +168,12 @@ def set_tag(
     clear: Annotated[bool, typer.Option("--clear", help="take the manual value back")] = False,
     by: Annotated[str, typer.Option("--by", help="who sets it; kept with the value")] = "operator",
 ) -> None:
-    """Set a tag by hand. It takes effect with the next `cdp run`."""
+    """Set a tag by hand, of a person of the published version. It takes effect with the next `cdp run`."""
     if (value is None) == (not clear):
         raise typer.BadParameter("give a value, or --clear")
+    if value is not None:
+        with published() as con:
+            require_person(con, person)
     now = datetime.now(UTC)
     with open_warehouse(home(), as_of=now, timezone=brand().timezone) as con:
         set_manual_tag(con, _tags(), one_id=person, group=group, value=value, by=by, at=now)

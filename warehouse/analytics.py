@@ -5,6 +5,7 @@ Order: `build_ltv` (reads order facts), the model `marts.fct_person_features` (r
 closed business day and replace their tables in one transaction each.
 """
 
+from warehouse.analytics_common import require_person
 from warehouse.analytics_funnel_reports import find_funnel, funnel_chart, run_published, stored_steps
 from warehouse.analytics_funnels import FunnelReport, build_funnels, check_funnels, silent_steps
 from warehouse.analytics_ltv import LtvReport, build_ltv
@@ -54,6 +55,7 @@ __all__ = [
     "plan_tags",
     "replay_tags",
     "repurchase",
+    "require_person",
     "run_published",
     "set_manual_tag",
     "silent_steps",

@@ -11,6 +11,8 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from cdp.errors import ConfigError
+
 MARTS = "marts_db.marts"
 
 
@@ -46,6 +48,14 @@ def frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> p
     relation = con.sql(sql, params=parameters) if parameters else con.sql(sql)
     result = pl.from_arrow(relation.to_arrow_table())
     return result if isinstance(result, pl.DataFrame) else result.to_frame()
+
+
+def require_person(con: duckdb.DuckDBPyConnection, one_id: str, *, marts: str = "marts") -> None:
+    """Raise `ConfigError` when `dim_people` has no *one_id*."""
+    if not con.execute(f"select count(*) from {marts}.dim_people where one_id = ?", [one_id]).fetchall()[0][0]:
+        raise ConfigError(
+            f"no person is called `{one_id}`", hint="`cdp identity show` finds a person by any identifier"
+        )
 
 
 @contextmanager

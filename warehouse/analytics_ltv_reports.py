@@ -10,6 +10,7 @@ import duckdb
 import polars as pl
 
 from cdp.errors import ConfigError
+from warehouse.analytics_common import require_person
 from warehouse.chart_files import write_chart
 from warehouse.report_charts import FONT
 
@@ -62,11 +63,8 @@ def ltv_of_person(con: duckdb.DuckDBPyConnection, one_id: str, *, marts: str = "
     rows = con.sql(f"select * from {marts}.fct_ltv_people where one_id = $id", params={"id": one_id})
     found = rows.to_arrow_table().to_pylist()
     if not found:
-        known = con.execute(f"select count(*) from {marts}.dim_people where one_id = ?", [one_id]).fetchall()[0][0]
-        raise ConfigError(
-            f"{one_id} has never paid" if known else f"no person is called `{one_id}`",
-            hint="`cdp identity show` finds a person by any identifier",
-        )
+        require_person(con, one_id, marts=marts)
+        raise ConfigError(f"{one_id} has never paid", hint="`cdp identity show` finds a person by any identifier")
     catalog, _, schema = marts.rpartition(".")
     meanings = dict(
         con.execute(

@@ -23,7 +23,8 @@ from cdp.funnels.config import FunnelsConfig
 from cdp.ltv import buying, discrete, pareto, spending
 from cdp.ltv.models import Buyers, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
-from tests.analytics.brand import AS_OF, ZONE, at, insert, open_memory, run_model
+from cdp.metrics.durations import microseconds
+from tests.analytics.brand import AS_OF, ROOT, ZONE, at, insert, open_memory, run_model
 from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_next_best, metric_rows, metric_texts
 
 MARTS = "marts_db.marts"
@@ -222,6 +223,42 @@ def test_a_step_that_may_be_skipped_is_no_base_of_the_next(con: duckdb.DuckDBPyC
         f"select reached, step_rate from {MARTS}.fct_funnel_steps where all_buckets and all_values order by step_no"
     ).fetchall()
     assert rates == [(3, None), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+
+
+ECOM = (
+    ("home catalog product_view", "30m"),
+    ("search filter_results product_view", "2h"),
+    ("catalog product_view cart purchase", "1d"),
+    ("product_view search product_view", "7d"),
+)
+
+
+def test_the_ecom_data_of_retentioneering_give_what_clickhouse_gives(con: duckdb.DuckDBPyConnection) -> None:
+    """31,106 events of 600 users (retentioneering 5.2.4): every user's level by YAML equals `windowFunnel` with
+    `strict_once`, a repeated step included."""
+    chdb = pytest.importorskip("chdb", reason="test dependency of half a gigabyte, not on every machine")
+    path = ROOT / "tests" / "data" / "retentioneering" / "ecom.csv.gz"
+    con.execute(
+        f"insert into {MARTS}.fct_journey by name select format('{{:06d}}', row_number() over ()) as event_key,"
+        " user_id as one_id, event as event_name, timezone('UTC', timestamp) as event_at from read_csv(?)",
+        [str(path)],
+    )
+    reached = []
+    for names, window in ECOM:
+        definition = parse(funnel(names, f"window: {{total: {window}}}"), FunnelsConfig, file="funnels.yaml")
+        build_funnels(con, definition, as_of=AS_OF, timezone="UTC")
+        ours = con.execute(f"select one_id, level from {MARTS}.fct_funnel_people order by 1").fetchall()
+        conditions = ", ".join(f"event = '{name}'" for name in names.split())
+        found = chdb.query(
+            f"select user_id, windowFunnel({microseconds(window) // 1_000_000}, 'strict_once')"
+            f"(toUInt64(toDateTime(timestamp, 'UTC')), {conditions}) as level"
+            f" from file('{path}', CSVWithNames) group by user_id having level > 0 order by user_id",
+            "CSV",
+        )
+        theirs = [line.split(",") for line in str(found).strip().splitlines()]
+        assert ours == [(user.strip('"'), int(level)) for user, level in theirs]
+        reached.append(sum(level == len(names.split()) for _, level in ours))
+    assert min(reached) > 0
 
 
 # ---------------------------------------------------------------- lifetime value

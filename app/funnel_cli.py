@@ -11,7 +11,6 @@ from rich.table import Table
 
 from app.analytics_words import say
 from app.context import brand, config, console, errors, published
-from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.funnels.config import FunnelsConfig
 from cdp.tags.config import TagsConfig
@@ -63,10 +62,12 @@ def show(
                 console.print(f"{funnel:<32} {words}", highlight=False)
             return
         rows = stored_steps(con, name)
-        known = con.execute("select distinct funnel_id from marts.fct_funnel_steps order by 1").fetchall()
     if not rows:
-        close = nearest(name, [row[0] for row in known])
-        raise ConfigError(f"the published version has no funnel `{name}`{close}", hint="`cdp funnel show` lists them")
+        find_funnel(config("funnels.yaml", FunnelsConfig), name)
+        raise ConfigError(
+            f"the published version has nobody in funnel `{name}`",
+            hint=f"nobody enters it, or it is newer than the last run: `cdp funnel run {name}` computes it now",
+        )
     _print(name, rows, by=by, chart=chart, as_json=as_json)
 
 

@@ -19,11 +19,16 @@ from cdp.tags import compile as compiled
 from cdp.tags.config import Group, RuleGroup, StageGroup, TagsConfig, TierGroup
 from cdp.tags.expressions import columns_of
 from warehouse.analytics_common import MARTS, business_cut
-from warehouse.analytics_tags import new_values_sql, prepare
+from warehouse.analytics_tags import mart_columns, new_values_sql, prepare
 from warehouse.touched_people import touch_nobody
 
 # Columns of the features that come from a model fitted anew each day.
 _OF_MODELS = {"p_alive", "exp_orders_90", "exp_orders_365", "pred_net_365", "ltv_total"}
+# What stands in the place of a table of tags before the first run.
+_NOTHING = (
+    "(select null::text as tag_group, null::text as one_id, null::text as value, null::timestamptz as set_at,"
+    " null::timestamptz as expires_at where false)"
+)
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,22 @@ def feature_cut(con: duckdb.DuckDBPyConnection, marts: str) -> datetime:
 def plan_tags(con: duckdb.DuckDBPyConnection, tags: TagsConfig, *, marts: str = "marts") -> list[PlanRow]:
     """Head-counts entering and leaving every tag if *tags* were published on the present features.
 
-    On unchanged data the counts are those of the next `build_tags`. Raises as `build_tags` does.
+    On unchanged data the counts are those of the next `build_tags`, the first one too. Raises as `build_tags` does.
     """
     prepare(con, tags, cut=feature_cut(con, marts), marts=marts)
+    there = mart_columns(con, marts)
+    tables = ("fct_tags_current", "fct_tag_manual")
+    living, manual = (f"{marts}.{name}" if name in there else _NOTHING for name in tables)
     rows: list[PlanRow] = []
     for group in tags.tag_groups:
         found = con.execute(
             f"""
             with fresh as (
                 select distinct one_id, value from
-                    ({new_values_sql(group, marts=marts, manual=f"{marts}.fct_tag_manual")})
+                    ({new_values_sql(group, marts=marts, manual=manual)})
             ),
             living as (
-                select one_id, value from {marts}.fct_tags_current where tag_group = $grp
+                select one_id, value from {living} where tag_group = $grp
             ),
             joined as (
                 select coalesce(fresh.value, living.value) as value, fresh.one_id is not null as after,

@@ -24,8 +24,18 @@ from cdp.ltv import buying, discrete, pareto, spending
 from cdp.ltv.models import Buyers, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
 from cdp.metrics.durations import microseconds
+from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ROOT, ZONE, at, insert, open_memory, run_model
-from warehouse.analytics import build_funnels, build_ltv, build_metrics, build_next_best, metric_rows, metric_texts
+from warehouse.analytics import (
+    build_funnels,
+    build_ltv,
+    build_metrics,
+    build_next_best,
+    build_tags,
+    metric_rows,
+    metric_texts,
+    plan_tags,
+)
 
 MARTS = "marts_db.marts"
 PAID = at("2025-12-10 12:00")
@@ -561,3 +571,25 @@ def test_a_change_of_sales_is_decomposed_as_by_hand(con: duckdb.DuckDBPyConnecti
     assert parts == pytest.approx([965.78, 789.10, 1_245.12, -789.10, 789.10], abs=0.01)
     assert change == pytest.approx(3_000, abs=1e-9)
     assert sum(parts) == pytest.approx(change, abs=1e-9)
+
+
+# ---------------------------------------------------------------- tags
+
+
+def test_the_first_plan_is_the_first_publication(brand: duckdb.DuckDBPyConnection) -> None:
+    """Entering and leaving are predicted before there are any tags, as after a change of the rules (design row 18)."""
+    text = (
+        "tag_groups: [{id: g, kind: rule, overrides: [manual], rules: {甲: 'orders_paid = 1', 乙: 'orders_paid >= 2'}}]"
+    )
+    build_ltv(brand, MetricsConfig(), as_of=AS_OF, timezone=ZONE)
+    run_model(brand, "fct_person_features")
+    before: dict[str, int] = {}
+    for definition in (text, text.replace(">= 2", ">= 3")):
+        tags = parse(definition, TagsConfig, file="tags.yaml")
+        planned = {row.value: row for row in plan_tags(brand, tags, marts=MARTS)}
+        build_tags(brand, tags, as_of=AS_OF, timezone=ZONE)
+        held = dict(brand.execute(f"select value, count(*) from {MARTS}.fct_tags_current group by 1").fetchall())
+        assert {value: row.now for value, row in planned.items()} == {value: before.get(value, 0) for value in planned}
+        assert {value: row.after for value, row in planned.items()} == held
+        before = held
+    assert min(before.values()) > 0

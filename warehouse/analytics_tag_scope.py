@@ -37,7 +37,7 @@ class TagScope:
 
     *whole*: everything for everyone. Else *moving* are the groups of 2., *anew* those of 3., and *rows* the people (a
     query of one_id) for whom each group over rows is computed. *counters*: features that have grown by *days* since the
-    last run; *then*: thresholds of that run.
+    last run, which was at the cut *since*; *then*: its thresholds.
     """
 
     feeds: Mapping[str, int | None]
@@ -48,6 +48,7 @@ class TagScope:
     anew: frozenset[str] = frozenset()
     rows: Mapping[str, str] = field(default_factory=dict)
     counters: frozenset[str] = frozenset()
+    since: datetime | None = None
     days: int = 0
     then: Mapping[str, list[float]] = field(default_factory=dict)
 
@@ -81,7 +82,11 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
         elif compiled.reads_rows(group):
             table = compiled.table_of(getattr(group, "source", None) or "")
             if table in FOLLOWED and events and inputs and _inputs(group, tags) <= steady:
-                changed = [inputs, events] if table == "fct_events" else [inputs]
+                # Whoever is new had events perhaps before they were somebody.
+                newcomers = (
+                    f"select one_id from ({inputs}) where one_id not in (select one_id from activation.tag_living)"
+                )
+                changed = [events, newcomers] if table == "fct_events" else [inputs]
                 people = _row_people(group, table, changed, old_cut, cut)
                 con.execute(f"create or replace temp table tag_people_of_{group.id} as {people}")
                 rows[group.id] = f"select one_id from temp.tag_people_of_{group.id}"
@@ -101,6 +106,7 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
         anew=frozenset(anew),
         rows=rows,
         counters=frozenset(counters),
+        since=old_cut,
         days=(day - old_day).days,
         then=then,
     )

@@ -40,7 +40,7 @@ create table if not exists {_SEEN} (
 );
 create table if not exists {_INPUTS} (one_id varchar, row_count bigint, one ubigint, two ubigint);
 """
-_TEMPORARY = ("funnel_inputs_now", "funnel_inputs_changed", "funnel_scope", "funnel_journey")
+_TEMPORARY = ("funnel_inputs_changed", "funnel_scope", "funnel_journey")
 # A window of calendar days ends up to a day and a change of clocks later than one of as many hours.
 _CLOCKS = 2 * 86_400_000_000
 
@@ -94,9 +94,8 @@ def plan_funnel_scope(
 
 def remember_funnel_scope(con: duckdb.DuckDBPyConnection, scope: FunnelScope) -> None:
     """Note what the results were made from, in the transaction that writes them, after they are written."""
-    changed = "one_id in (select one_id from temp.funnel_inputs_changed)"
-    con.execute(f"delete from {_INPUTS} where {changed}")
-    con.execute(f"insert into {_INPUTS} select * from temp.funnel_inputs_now where {changed}")
+    con.execute(f"delete from {_INPUTS} where one_id in (select one_id from temp.funnel_inputs_changed)")
+    con.execute(f"insert into {_INPUTS} select * from temp.funnel_inputs_changed where row_count is not null")
     con.execute(f"delete from {_SEEN}")
     con.execute(
         f"insert into {_SEEN} values (?, ?, ?, ?, ?)",
@@ -200,7 +199,8 @@ def _inputs(
 
     Over the columns in opposite orders, and hashed once more: DuckDB's `hash` of several columns is linear in the last.
     """
-    yield _hashed("journey", journey, [_plain(name, kind) for name, kind in columns.items()], named(names))
+    read = [_plain(name, kind) for name, kind in columns.items() if name != '"one_id"']
+    yield _hashed("journey", journey, read, named(names))
     broken = {
         (BREAKDOWN_TABLES[item.at], item.by)
         for item in (funnel.breakdown for funnel in funnels)
@@ -227,18 +227,18 @@ def _plain(name: str, kind: str) -> str:
 
 
 def _digest(con: duckdb.DuckDBPyConnection, inputs: Sequence[str]) -> None:
-    """`temp.funnel_inputs_now`: one row per person; `temp.funnel_inputs_changed`: people it is not as stored for."""
-    con.execute(
-        "create or replace temp table funnel_inputs_now as"
-        " select one_id, count(*) as row_count, bit_xor(one) as one, bit_xor(two) as two"
-        f" from ({' union all '.join(inputs) or 'select null::varchar, 0::ubigint, 0::ubigint where false'})"
-        " as rows (one_id, one, two) group by one_id"
-    )
+    """`temp.funnel_inputs_changed`: the digests that are not as stored; one of a person who has no rows is null."""
     con.execute(
         f"""
         create or replace temp table funnel_inputs_changed as
-        select coalesce(fresh.one_id, stored.one_id) as one_id
-        from temp.funnel_inputs_now as fresh
+        with rows (one_id, one, two) as (
+            {" union all ".join(inputs)}
+        ),
+        fresh as (
+            select one_id, count(*) as row_count, bit_xor(one) as one, bit_xor(two) as two from rows group by one_id
+        )
+        select coalesce(fresh.one_id, stored.one_id) as one_id, fresh.row_count, fresh.one, fresh.two
+        from fresh
         full outer join {_INPUTS} as stored on stored.one_id = fresh.one_id
         where (fresh.row_count, fresh.one, fresh.two) is distinct from (stored.row_count, stored.one, stored.two)
         """

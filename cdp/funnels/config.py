@@ -95,7 +95,8 @@ class Funnel(Strict):
     """One funnel.
 
     A unit's level is the largest k for which k distinct events exist, the i-th matching step i, in order and inside all
-    windows, with equal hold keys and no excluding event inside an exclusion span.
+    windows, with equal hold keys and no excluding event inside an exclusion span. *unit*: `person`, or a column of
+    `marts.fct_journey`: each of its values is a unit then, whoever did its events.
     """
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")

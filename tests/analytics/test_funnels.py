@@ -93,6 +93,21 @@ funnels:
     assert held == [(["k1"], 2), (["k2"], 1)]
 
 
+def test_of_simultaneous_events_the_lowest_key_is_the_evidence(con: duckdb.DuckDBPyConnection) -> None:
+    """Whatever the order of rows, and with what stands beside the key: the event's bits go with it."""
+    con.execute(
+        f"insert into {MARTS}.fct_journey (event_key, one_id, event_name, event_at, channel)"
+        f" select one_id || '-' || number, one_id, case when number % 3 = 0 then 'b' else 'a' end,"
+        f" timestamptz '{at('2026-02-01 10:00')}' + to_seconds(number // 6), 'c' || number"
+        " from (select 'p' || i // 30 as one_id, 99 - i % 30 as number from range(3000) as rows (i))"
+        " order by number desc"
+    )
+    build(con, TWO % ", breakdown: {by: channel, at: entry}, ties: strictly_after")
+    found = con.execute(f"select distinct event_keys[1][-3:], event_keys[2][-3:], breakdown_value, level"
+                        f" from {MARTS}.fct_funnel_people").fetchall()  # fmt: skip
+    assert found == [("-70", "-72", "c70", 2)]
+
+
 SHARED = "steps: [{id: v, event: page_view}, {id: c, event: add_to_cart}, {id: p, event: search}], window: {total: 40d}"
 
 

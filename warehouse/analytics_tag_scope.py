@@ -37,7 +37,7 @@ class TagScope:
 
     *whole*: everything for everyone. Else *moving* are the groups of 2., *anew* those of 3., and *rows* the people (a
     query of one_id) for whom each group over rows is computed. *counters*: features that have grown by *days* since the
-    last run, which was at the cut *since*; *then*: its thresholds.
+    last run; *then*: thresholds of that run.
     """
 
     feeds: Mapping[str, int | None]
@@ -48,7 +48,6 @@ class TagScope:
     anew: frozenset[str] = frozenset()
     rows: Mapping[str, str] = field(default_factory=dict)
     counters: frozenset[str] = frozenset()
-    since: datetime | None = None
     days: int = 0
     then: Mapping[str, list[float]] = field(default_factory=dict)
 
@@ -106,7 +105,6 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
         anew=frozenset(anew),
         rows=rows,
         counters=frozenset(counters),
-        since=old_cut,
         days=(day - old_day).days,
         then=then,
     )

@@ -211,7 +211,6 @@ def _narrow(con: duckdb.DuckDBPyConnection, tags: TagsConfig, scope: TagScope, c
     """Add to `temp.tag_scope` whom a day, a threshold or a model moved, and make `tag_wide` and `tag_fresh` for the
     people in it. Returns the thresholds."""
     con.execute("set variable tag_cut = ?::timestamptz", [cut])
-    con.execute("set variable tag_since = ?::timestamptz", [scope.since])
     source = f"{MARTS}.fct_person_features"
     anyone = _only(tags, scope.moving | scope.anew)
     cuts = _make_base(con, tags, anyone, "tag_all", f"select {_listed(compiled.features_read(tags))} from {source}")
@@ -280,8 +279,7 @@ def _prove_exclusive(con: duckdb.DuckDBPyConnection, tags: TagsConfig) -> None:
 def values_sql(group: Group, *, marts: str = MARTS, people: str | None = None) -> str:
     """A query (one_id, value, rank) of what the group's definition gives, from `tag_wide` or its own mart. *people*: a
     query (one_id) of those whose rows to read."""
-    since = "getvariable('tag_since')" if people else None
-    own = compiled.rows_sql(group, marts=marts, cut="getvariable('tag_cut')", people=people, since=since)
+    own = compiled.rows_sql(group, marts=marts, cut="getvariable('tag_cut')", people=people)
     if own is not None:
         body = own
         if group.among:

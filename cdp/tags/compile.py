@@ -300,16 +300,22 @@ def _named(value: str, names: Mapping[str, str], only_named: bool = False) -> st
     return f"case {value} {cases} {'' if only_named else f'else {value}'} end"
 
 
-def rows_sql(group: Group, *, marts: str, cut: str, people: str | None = None, since: str | None = None) -> str | None:
+def rows_sql(group: Group, *, marts: str, cut: str, people: str | None = None) -> str | None:
     """A query (one_id, value, rank) for groups that read the rows of a mart before *cut* (SQL instant); else None.
 
-    *people*: a query (one_id) of those whose rows to read; None: everyone's. *since*: an instant that most of them have
-    a row after, where the last is looked for first.
+    *people*: a query (one_id) of those whose rows to read; None: everyone's.
     """
     if isinstance(group, PreferenceGroup):
         return _preference_sql(group, marts, cut, people)
     if isinstance(group, FirstLastGroup):
-        return _first_last_sql(group, marts, cut, people, since)
+        table = table_of(group.source)
+        at, key = TIME_COLUMNS[table], KEY_COLUMNS[table]
+        pick = "arg_min" if group.pick == "first" else "arg_max"
+        value = _named(f"cast({group.value} as text)", group.names)
+        return (
+            f"select one_id, {pick}({value}, ({at}, {key})) as value, 1 as rank from {marts}.{table} "
+            f"where {_before(table, group.where, None, cut, people)} and ({group.value}) is not null group by one_id"
+        )
     if isinstance(group, StatisticGroup) and group.source:
         table = table_of(group.source)
         return (
@@ -333,25 +339,6 @@ def rows_sql(group: Group, *, marts: str, cut: str, people: str | None = None, s
     if isinstance(group, ManualGroup):
         return "select null::text as one_id, null::text as value, 1 as rank where false"
     return None
-
-
-def _first_last_sql(group: FirstLastGroup, marts: str, cut: str, people: str | None, since: str | None) -> str:
-    table = table_of(group.source)
-    at, key = TIME_COLUMNS[table], KEY_COLUMNS[table]
-    pick = "arg_min" if group.pick == "first" else "arg_max"
-    value = _named(f"cast({group.value} as text)", group.names)
-
-    def picked(people: str | None, after: str) -> str:
-        return (
-            f"select one_id, {pick}({value}, ({at}, {key})) as value, 1 as rank from {marts}.{table} where"
-            f" {_before(table, group.where, None, cut, people)} and ({group.value}) is not null{after} group by one_id"
-        )
-
-    if group.pick == "first" or not people or not since:
-        return picked(people, "")
-    others = f"select one_id from ({people}) where one_id not in (select one_id from newest)"
-    newest = picked(people, f" and {at} >= {since}")
-    return f"with newest as ({newest}) select * from newest union all ({picked(others, '')})"
 
 
 def _before(table: str, where: str | None, window: str | None, cut: str, people: str | None) -> str:

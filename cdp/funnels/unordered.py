@@ -100,6 +100,9 @@ def _sliding(line, shape, first, hi, work):  # type: ignore[no-untyped-def]
     while best > 0 and i < best_right and _assign(line.mask, i, best_right, best, work) == best:
         best_left = i
         i += 1
+    # All events of the entry's instant, so that the lowest can be chosen.
+    while best_left > first and line.t[best_left - 1] == line.t[best_left]:
+        best_left -= 1
     return best, distinct, best_left, best_right
 
 

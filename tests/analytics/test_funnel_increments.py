@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from cdp.config import parse
 from cdp.funnels.config import FunnelsConfig
+from cdp.privacy.traces import Traces
 from tests.analytics.brand import AS_OF, ZONE, build_marts, open_memory
 from warehouse import analytics_funnel_scope, analytics_funnels
 from warehouse.analytics import FunnelReport, build_funnels
+from warehouse.erasure_tables import erase_tables
 from warehouse.touched_people import EVENTS, note_touched
 
 MARTS = "marts_db.marts"
@@ -92,9 +94,6 @@ EDITS = {
            for table in ("dim_people", "fct_person_features")]
     ),
 }  # fmt: skip
-# What an erasure takes out of the marts file, of which no feed tells: every row with the person's one_id.
-ERASED = ("marts.fct_orders", "marts.fct_events", "marts.fct_touches", "marts.dim_people", "marts.fct_person_features",
-          "marts.fct_funnel_people", "meta.funnel_inputs", "meta.touched_people")  # fmt: skip
 JOURNEY = f"""
     select event_key, one_id, event_name, event_at, event_date, channel, campaign_id, order_key, product_id, amount,
         null::bigint as order_no, properties, source from {MARTS}.fct_events where one_id is not null
@@ -135,8 +134,9 @@ class Brand:
         note_touched(self.con, EVENTS, f"select one_id from (from {gone} union all from {come})")
 
     def erase(self, who: str) -> None:
-        for table in ERASED:
-            self.con.execute(f"delete from marts_db.{table} where one_id = '{who}'")
+        traces = Traces(identifiers=frozenset(), one_ids=frozenset({who}))
+        erase_tables(self.con, "marts_db", traces, apply=True)
+        assert erase_tables(self.con, "marts_db", traces, apply=False) == {}
 
     def funnels(self, text: str, as_of: datetime, zone: str = ZONE) -> FunnelReport:
         if self.anew:
@@ -265,6 +265,25 @@ def test_everyone_is_computed_where_it_cannot_be_told_who_changed(change: str) -
     brand.con.execute(change)
     assert brand.funnels(TEXT, START).people is None
     brand.con.close()
+
+
+def test_an_erasure_reaches_what_was_seen_and_everyone_is_computed() -> None:
+    brands = [Brand(anew=False), Brand(anew=True)]
+    who = "p000003"
+    for brand in brands:
+        brand.funnels(TEXT, START)
+        note_touched(brand.con, EVENTS, f"select '{who}' as one_id")
+    held = ("marts.fct_funnel_people", "meta.funnel_inputs", "meta.touched_people")
+    for table in held:
+        found = brands[0].con.execute(f"select count(*) from marts_db.{table} where one_id = '{who}'").fetchall()
+        assert found[0][0] > 0, table
+    for brand in brands:
+        brand.erase(who)
+    reports = [brand.funnels(TEXT, START + timedelta(days=1)) for brand in brands]
+    assert reports[0].people is None
+    assert brands[0].rows() == brands[1].rows()
+    for brand in brands:
+        brand.con.close()
 
 
 def test_everyone_is_computed_with_other_definitions_zones_codes_and_an_earlier_day(

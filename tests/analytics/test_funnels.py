@@ -106,6 +106,11 @@ def test_of_simultaneous_events_the_lowest_key_is_the_evidence(con: duckdb.DuckD
     found = con.execute(f"select distinct event_keys[1][-3:], event_keys[2][-3:], breakdown_value, level"
                         f" from {MARTS}.fct_funnel_people").fetchall()  # fmt: skip
     assert found == [("-70", "-72", "c70", 2)]
+    build(con, TWO % ", order: any")  # the latest entry is that of 72 … 77
+    found = con.execute(
+        f"select distinct event_keys[1][-3:], event_keys[2][-3:] from {MARTS}.fct_funnel_people"
+    ).fetchall()
+    assert found == [("-73", "-72")]
 
 
 SHARED = "steps: [{id: v, event: page_view}, {id: c, event: add_to_cart}, {id: p, event: search}], window: {total: 40d}"

@@ -10,16 +10,10 @@ import duckdb
 from cdp.metrics.config import CommunityConfig, MetricsConfig, RepurchaseConfig, RfmConfig
 from cdp.tags.compile import Quantiles, quantile_sql, score_sql
 from cdp.tags.config import Score
-from warehouse.analytics_common import MARTS, Table, transaction
+from warehouse.analytics_common import MARTS, Table, paid_orders_sql, transaction
 
 _DIMENSIONS: tuple[Literal["recency", "frequency", "monetary"], ...] = ("recency", "frequency", "monetary")
-_PURCHASES = f"""
-    select one_id, order_key, paid_at, paid_date, amount
-        - case when coalesce(refunded_at, paid_at) < getvariable('cut_at') then coalesce(refund_amount, 0) else 0 end
-            as net
-    from {MARTS}.fct_orders
-    where is_paid and one_id is not null and paid_at < getvariable('cut_at')
-"""
+_PURCHASES = f"select * from ({paid_orders_sql()}) where one_id is not null"
 
 
 def business_tables(con: duckdb.DuckDBPyConnection, metrics: MetricsConfig) -> list[Table]:
@@ -98,6 +92,9 @@ def repurchase_sql(settings: RepurchaseConfig) -> str:
 
 # ---------------------------------------------------------------- RFM
 
+# People are added up in parts, so that each part fits into memory: 100 M orders at once, five to a person, spill with a
+# limit of 8 GiB and take twice as long.
+_ORDERS_AT_ONCE = 50_000_000
 _RFM_DDL = """
 create schema if not exists activation;
 create table if not exists activation.rfm_thresholds (
@@ -110,14 +107,7 @@ create table if not exists activation.rfm_thresholds (
 def _rfm_tables(con: duckdb.DuckDBPyConnection, settings: RfmConfig) -> list[Table]:
     """Score everyone with an order and keep the thresholds, so that a past run can be scored again."""
     con.execute(_RFM_DDL)
-    since = f"and paid_date >= getvariable('cut_day') - {settings.window_days}" if settings.window_days else ""
-    con.execute(
-        f"""
-        create or replace temp table rfm_inputs as
-        select one_id, getvariable('cut_day') - max(paid_date) as recency, count(*) as frequency, sum(net) as monetary
-        from ({_PURCHASES}) where true {since} group by one_id
-        """
-    )
+    _rfm_inputs(con, settings)
     scores = {}
     kept: list[tuple[str, Sequence[float], bool]] = []
     found = _quantiles(con, [name for name in _DIMENSIONS if not settings.thresholds.get(name)], settings.bins)
@@ -142,6 +132,22 @@ def _rfm_tables(con: duckdb.DuckDBPyConnection, settings: RfmConfig) -> list[Tab
     """
     thresholds = "select * from activation.rfm_thresholds order by as_of, dimension"
     return [Table("fct_rfm", scored, *_RFM_TEXT), Table("fct_rfm_thresholds", thresholds, *_THRESHOLD_TEXT)]
+
+
+def _rfm_inputs(con: duckdb.DuckDBPyConnection, settings: RfmConfig) -> None:
+    """Temp table `rfm_inputs`: one row per person with an order, with `recency` in days, `frequency` and `monetary`."""
+    since = f"and paid_date >= getvariable('cut_day') - {settings.window_days}" if settings.window_days else ""
+    orders = con.execute(f"select count(*) from {MARTS}.fct_orders").fetchall()[0][0]
+    parts = max(1, -(-orders // _ORDERS_AT_ONCE))
+    for part in range(parts):
+        con.execute(
+            f"""
+            {"insert into temp.rfm_inputs" if part else "create or replace temp table rfm_inputs as"}
+            select one_id, getvariable('cut_day') - max(paid_date) as recency, count(*) as frequency,
+                sum(net) as monetary
+            from ({_PURCHASES}) where hash(one_id) % {parts} = {part} {since} group by one_id
+            """
+        )
 
 
 def _quantiles(con: duckdb.DuckDBPyConnection, names: Sequence[str], bins: int) -> dict[str, list[float]]:

@@ -16,6 +16,7 @@ from cdp.metrics.decomposition import lmdi, log_mean
 from cdp.metrics.units import Unit, check_product
 from cdp.tags.config import TagsConfig
 from tests.analytics.brand import AS_OF, ZONE, at, build_marts, insert, run_model
+from warehouse import analytics_business
 from warehouse.analytics import build_ltv, build_metrics, build_next_best, build_tags, repurchase
 from warehouse.analytics_business import REPURCHASE_NAMES, business_tables
 from warehouse.analytics_common import write_marts
@@ -102,6 +103,24 @@ def test_equal_inputs_score_equal_and_a_past_run_can_be_scored_again(empty_featu
     assert all(score == 1 + sum(value >= cut for cut in cuts["monetary"]) for value, score in values)
     quantiles = np.quantile([value for value, _ in values], [0.2, 0.4, 0.6, 0.8])
     assert cuts["monetary"] == pytest.approx(list(quantiles + 1))
+
+
+def test_people_added_up_in_parts_are_those_added_up_at_once(
+    empty_features: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    con = empty_features
+    rng = np.random.default_rng(3)
+    days = [f"2026-01-{day:02d}" for day in rng.integers(1, 30, 300)]
+    insert(con, "fct_orders", [order(f"p{n % 97}", day, n, amount=float(n % 13)) for n, day in enumerate(days)])
+
+    def scored() -> list[tuple[object, ...]]:
+        write_marts(con, business_tables(con, MetricsConfig()))
+        return con.execute("select * from marts_db.marts.fct_rfm order by one_id").fetchall()
+
+    whole = scored()
+    assert len(whole) == 97
+    monkeypatch.setattr(analytics_business, "_ORDERS_AT_ONCE", 100)
+    assert scored() == whole
 
 
 def test_fixed_thresholds_are_used_as_they_stand(empty_features: duckdb.DuckDBPyConnection) -> None:

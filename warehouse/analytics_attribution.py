@@ -11,13 +11,13 @@ import polars as pl
 from cdp.attribution.markov import MarkovModel, Paths, credits, fit_markov
 from cdp.metrics.config import AttributionConfig
 from cdp.metrics.durations import microseconds
-from warehouse.analytics_common import MARTS, Table, frame, quoted, view_of
+from warehouse.analytics_common import MARTS, Table, frame, paid_orders_sql, quoted, view_of
 
 NONE = "__none__"  # the touch of an order that nothing preceded
 
 
 def attribution_tables(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> list[Table]:
-    """Make the temp tables and return what to publish. Reads `fct_orders` and `fct_touches` before `cut_at`."""
+    """Make the temp tables and return what to publish. Reads orders, refunds and touches before `cut_at`."""
     _paths(con, settings)
     model, channels = _markov(con, settings)
     _weights(con, settings, channels, model)
@@ -36,10 +36,8 @@ def _paths(con: duckdb.DuckDBPyConnection, settings: AttributionConfig) -> None:
         f"""
         create or replace temp table attribution_orders as
         select order_key, one_id, paid_at, cast(amount * 100 as bigint) as sale_cents,
-            cast(case when coalesce(refunded_at, paid_at) < getvariable('cut_at')
-                then coalesce(refund_amount, 0) else 0 end * 100 as bigint) as refund_cents
-        from {MARTS}.fct_orders
-        where is_paid and paid_at < getvariable('cut_at')
+            cast(refunded * 100 as bigint) as refund_cents
+        from ({paid_orders_sql()})
         """
     )
     look_back = microseconds(settings.look_back)

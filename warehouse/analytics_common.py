@@ -43,6 +43,33 @@ def set_cut(con: duckdb.DuckDBPyConnection, as_of: datetime, timezone: str) -> C
     return cut
 
 
+def paid_orders_sql(cut: str = "getvariable('cut_at')") -> str:
+    """A query of the orders paid before *cut* (SQL): order_key, one_id, paid_at, paid_date, amount, what was `refunded`
+    before *cut*, and `net` = amount - refunded.
+
+    An order has the sum of its refunds and the instant of the latest. Where that is not before the cut, the refunds
+    themselves tell what was known; one without an instant is known from the payment. `fct_person_facts` has the same
+    rule. Refunds are looked up for these orders only.
+    """
+    return f"""
+        select order_key, one_id, paid_at, paid_date, amount, refunded, amount - refunded as net
+        from (
+            select order_key, one_id, paid_at, paid_date, amount, coalesce(refund_amount, 0) as refunded
+            from {MARTS}.fct_orders
+            where is_paid and paid_at < {cut} and (refunded_at is null or refunded_at < {cut})
+            union all
+            select orders.order_key, orders.one_id, orders.paid_at, orders.paid_date, orders.amount,
+                cast(least(coalesce(sum(refunds.amount), 0), coalesce(orders.refund_amount, 0)) as decimal(18, 2))
+            from {MARTS}.fct_orders as orders
+            left join {MARTS}.fct_refunds as refunds on refunds.order_key = orders.order_key
+                and coalesce(refunds.refunded_at, orders.paid_at) < {cut}
+            where orders.is_paid and orders.paid_at < {cut} and orders.refunded_at >= {cut}
+            group by orders.order_key, orders.one_id, orders.paid_at, orders.paid_date, orders.amount,
+                orders.refund_amount
+        )
+    """
+
+
 def frame(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> pl.DataFrame:
     """The result of *sql* as a Polars frame (with its columns, also when empty)."""
     relation = con.sql(sql, params=parameters) if parameters else con.sql(sql)

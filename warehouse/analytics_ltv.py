@@ -16,7 +16,17 @@ import polars as pl
 from cdp.ltv.holdout import HoldOutReport, compare
 from cdp.ltv.models import Buyers, Prediction, fit_and_score
 from cdp.metrics.config import LtvConfig, MetricsConfig
-from warehouse.analytics_common import MARTS, Cut, Table, business_cut, frame, quoted, view_of, write_marts
+from warehouse.analytics_common import (
+    MARTS,
+    Cut,
+    Table,
+    business_cut,
+    frame,
+    paid_orders_sql,
+    quoted,
+    view_of,
+    write_marts,
+)
 
 # A day counts as a purchase when money stayed, or none was asked for; a day refunded in full or of returns does not.
 _BOUGHT = "net > 0 or (gross = 0 and net = 0)"
@@ -39,7 +49,8 @@ class LtvReport:
 def build_ltv(
     con: duckdb.DuckDBPyConnection, metrics: MetricsConfig, *, as_of: datetime, timezone: str, currency: str = "CNY"
 ) -> LtvReport:
-    """Write `fct_ltv_people`, `dim_ltv_models` and `fct_ltv_cohorts` from `fct_orders`, as of the last closed day.
+    """Write `fct_ltv_people`, `dim_ltv_models` and `fct_ltv_cohorts` from orders and refunds, as of the last closed
+    day.
 
     One purchase per person and day; refunds are taken off before spending is modelled; a day refunded in full is no
     purchase. Predictions are published only when the hold-out ratio lies in the declared bounds; history always is.
@@ -72,14 +83,8 @@ def _purchase_days(con: duckdb.DuckDBPyConnection, cut: Cut) -> None:
     con.execute(
         f"""
         create or replace temp table purchase_days as
-        select one_id, paid_date, sum(gross) as gross, sum(net) as net
-        from (
-            select one_id, paid_date, amount as gross,
-                amount - case when coalesce(refunded_at, paid_at) < $at then coalesce(refund_amount, 0) else 0 end as
-                    net
-            from {MARTS}.fct_orders
-            where is_paid and one_id is not null and paid_at < $at
-        )
+        select one_id, paid_date, sum(amount) as gross, sum(net) as net
+        from ({paid_orders_sql("$at")}) where one_id is not null
         group by one_id, paid_date
         """,
         {"at": cut.at},

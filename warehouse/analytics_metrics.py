@@ -15,7 +15,7 @@ from cdp.metrics.units import Unit, check_product
 from cdp.sync.config import Control
 from warehouse.analytics_attribution import attribution_tables
 from warehouse.analytics_business import business_tables
-from warehouse.analytics_common import MARTS, Table, frame, set_cut, view_of, write_marts
+from warehouse.analytics_common import MARTS, Table, frame, paid_orders_sql, set_cut, view_of, write_marts
 from warehouse.analytics_referral import referral_tables
 from warehouse.analytics_uplift import uplift_frame, uplift_table
 
@@ -104,13 +104,10 @@ def gmv_identity(con: duckdb.DuckDBPyConnection, metrics: MetricsConfig) -> pl.D
                 coalesce(sum(net) filter (where not is_reached), 0) as other_net
             from spans
             inner join (
-                select facts.one_id, facts.paid_date, facts.paid_at,
-                    coalesce(reachable.reachable_at <= facts.paid_at, false) as is_reached,
-                    facts.amount - case when coalesce(facts.refunded_at, facts.paid_at) < getvariable('cut_at')
-                        then coalesce(facts.refund_amount, 0) else 0 end as net
-                from {MARTS}.fct_orders as facts
-                left join reachable on reachable.one_id = facts.one_id
-                where facts.is_paid and facts.paid_at < getvariable('cut_at')
+                select paid.one_id, paid.paid_date, paid.paid_at, paid.net,
+                    coalesce(reachable.reachable_at <= paid.paid_at, false) as is_reached
+                from ({paid_orders_sql()}) as paid
+                left join reachable on reachable.one_id = paid.one_id
             ) as orders on orders.paid_date >= spans.period_start and orders.paid_date < spans.period_end
             group by spans.period_start
         )

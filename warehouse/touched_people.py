@@ -36,6 +36,7 @@ INPUTS = "meta.person_inputs"
 _INPUTS = {
     "dim_people": "one_id",
     "fct_orders": "one_id",
+    "fct_refunds": "one_id",
     "fct_order_lines": "one_id",
     "fct_relations": "one_id",
     "fct_group_memberships": "one_id",
@@ -47,6 +48,7 @@ _EVENT_INSTANTS = (("fct_events", "one_id", "event_at"),)
 _INSTANTS = (
     ("fct_orders", "one_id", "paid_at"),
     ("fct_orders", "one_id", "refunded_at"),
+    ("fct_refunds", "one_id", "refunded_at"),
     ("fct_order_lines", "one_id", "paid_at"),
     ("fct_relations", "one_id", "added_at"),
     ("fct_relations", "one_id", "removed_at"),

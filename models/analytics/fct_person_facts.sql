@@ -27,6 +27,10 @@ orders as materialized (
     select * from marts.fct_orders where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
 ),
 
+refunds as materialized (
+    select * from marts.fct_refunds where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
+),
+
 order_lines as materialized (
     select * from marts.fct_order_lines
     where getvariable('cursor') is null or one_id in (select one_id from temp.touched_people)
@@ -47,6 +51,18 @@ referrals as materialized (
     where getvariable('cursor') is null or inviter_one_id in (select one_id from temp.touched_people)
 ),
 
+-- Of orders whose latest refund is not before the cut: what was refunded before it (`paid_orders_sql` has the same rule).
+earlier_refunds as (
+    select
+        orders.order_key,
+        sum(refunds.amount) as amount
+    from orders
+    cross join cut
+    inner join refunds on refunds.order_key = orders.order_key
+    where orders.refunded_at >= cut.cut_at and coalesce(refunds.refunded_at, orders.paid_at) < cut.cut_at
+    group by orders.order_key
+),
+
 paid_orders as (
     select
         orders.one_id,
@@ -55,7 +71,9 @@ paid_orders as (
         orders.paid_date,
         orders.amount,
         case when coalesce(orders.refunded_at, orders.paid_at) < cut.cut_at
-            then coalesce(orders.refund_amount, 0) else 0 end as refund_amount,
+            then coalesce(orders.refund_amount, 0)
+            else cast(least(coalesce(earlier_refunds.amount, 0), coalesce(orders.refund_amount, 0)) as decimal(18, 2))
+        end as refund_amount,
         coalesce(orders.discount_amount, 0) as discount_amount,
         orders.coupon_id is not null or coalesce(orders.coupon_amount, 0) > 0 as used_coupon,
         coalesce(orders.subsidy_amount, 0) as subsidy_amount,
@@ -63,6 +81,7 @@ paid_orders as (
         cut.cut_date
     from orders
     cross join cut
+    left join earlier_refunds on earlier_refunds.order_key = orders.order_key
     where orders.is_paid and orders.one_id is not null and orders.paid_at < cut.cut_at
 ),
 

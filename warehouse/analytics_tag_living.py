@@ -98,7 +98,8 @@ def compare_with_living(
     new = {
         living_column(group): f"fresh.{living_column(group)}"
         if group.id not in partly
-        else f"case when fresh.is_{group.id} then fresh.{living_column(group)} else living.{living_column(group)} end"
+        else f"case when fresh.one_id is null or fresh.is_{group.id} then fresh.{living_column(group)}"
+        f" else living.{living_column(group)} end"
         for group in tags.tag_groups
     }
     pairs = "".join(f", {new[name]} as new_{name}, living.{name} as old_{name}" for name in names)

@@ -35,6 +35,8 @@ TEXT = (ROOT / "config" / "tags.yaml").read_text(encoding="utf-8") + (
     '  - {id: agreed, kind: rule, consent_purpose: marketing, rules: {买家: "orders_paid > 0"}}\n'
     '  - {id: spent, kind: statistic, source: fct_orders, value: "sum(amount)", window: 20d,'
     " bands: [{name: 低, below: 100}, {name: 高}]}\n"
+    '  - {id: returned, kind: statistic, source: fct_refunds, value: "sum(amount)", window: 20d,'
+    " bands: [{name: 少, below: 10}, {name: 多}]}\n"
     '  - {id: seen, kind: statistic, source: fct_events, value: "count(*)", window: 36h, among: "orders_paid > 0",'
     " bands: [{name: 少, below: 2}, {name: 多}]}\n"
     "  - {id: referrer, kind: statistic, value: referred_buyers, bands: [{name: 无, below: 1}, {name: 有}]}\n"
@@ -58,6 +60,14 @@ EDITS = {
     "event": EVENT,
     "refund": f"update {MARTS}.fct_orders set refund_amount = amount, refunded_at = timestamptz '{{at}}'"
     " where one_id = '{who}'",
+    "partial refund": f"insert into {MARTS}.fct_refunds (refund_key, order_key, one_id, refunded_at, amount)"
+    " select concat('w', {n}, '|', later, '|', order_key), order_key, one_id, timestamptz '{at}' + to_days(later), 5"
+    f" from {MARTS}.fct_orders, unnest([-5, 1, 20]) as parts (later) where one_id = '{{who}}';"
+    f" update {MARTS}.fct_orders set refund_amount = told.amount, refunded_at = told.latest from (select order_key,"
+    f" sum(amount) as amount, max(refunded_at) as latest from {MARTS}.fct_refunds group by order_key) as told"
+    " where told.order_key = fct_orders.order_key and one_id = '{who}'",
+    "refund moved": f"update {MARTS}.fct_refunds set refunded_at = timestamptz '{{at}}' where one_id = '{{who}}'"
+    " and hash(refund_key) % 2 = {n} % 2",
     "order lost": f"delete from {MARTS}.fct_orders where one_id = '{{who}}' and hash(order_key) % 2 = {{n}} % 2",
     "event lost": f"delete from {MARTS}.fct_events where one_id = '{{who}}' and hash(event_key) % 2 = {{n}} % 2",
     "event moved": f"update {MARTS}.fct_events set one_id = '{{other}}' where one_id = '{{who}}'"
@@ -71,14 +81,19 @@ EDITS = {
     " select 'z' || {n}, '{who}', '{other}', timestamptz '{at}'",
     "merge": "; ".join(
         [f"update {MARTS}.{table} set one_id = '{{other}}' where one_id = '{{who}}' and '{{who}}' <> '{{other}}'"
-         for table in ("fct_orders", "fct_order_lines", "fct_events", "fct_relations", "fct_group_memberships")]
+         for table in ("fct_orders", "fct_refunds", "fct_order_lines", "fct_events", "fct_relations",
+                       "fct_group_memberships")]
         + [f"delete from {MARTS}.dim_people where one_id = '{{who}}' and '{{who}}' <> '{{other}}'"]
     ),
     "forgotten": "; ".join(
-        f"delete from {MARTS}.{table} where one_id = '{{who}}'" for table in ("fct_orders", "fct_events", "dim_people")
+        f"delete from {MARTS}.{table} where one_id = '{{who}}'"
+        for table in ("fct_orders", "fct_refunds", "fct_events", "dim_people")
     ),
     "newcomer": f"insert into {MARTS}.dim_people (one_id, is_follower) select 'n{{n}}', true;"
-    f" update {MARTS}.fct_orders set one_id = 'n{{n}}' where one_id = '{{who}}' and hash(order_key) % 3 = 0",
+    + ";".join(
+        f" update {MARTS}.{table} set one_id = 'n{{n}}' where one_id = '{{who}}' and hash(order_key) % 3 = 0"
+        for table in ("fct_orders", "fct_refunds")
+    ),
 }  # fmt: skip
 
 
@@ -183,6 +198,46 @@ def run_days(days: list[dict[str, Any]]) -> None:
         brand.con.close()
 
 
+def test_refunds_count_from_their_own_day_by_increment_too() -> None:
+    """The cut passes one refund of an order after another, and a refund moves though its order stays as it is."""
+    brands = [Brand(anew=False), Brand(anew=True)]
+    for brand in brands:
+        brand.facts(START)
+        brand.edit(ORDER.format(n=1, who="p000003", at=(START - timedelta(days=3)).isoformat()))
+        brand.edit(EDITS["partial refund"].format(n=1, who="p000003", at=START.isoformat()))
+    moved = f"update {MARTS}.fct_refunds set refunded_at = timestamptz '{START}' where refund_key = 'w1|20|x1'"
+    told = []
+    for days, edit in ((0, ""), (2, ""), (2, moved), (3, ""), (21, "")):
+        found = set()
+        for brand in brands:
+            if edit:
+                brand.edit(edit)
+            brand.facts(START + timedelta(days=days))
+            found |= set(
+                brand.con.execute(
+                    f"select refund_amount, refunded_orders, orders_paid from {MARTS}.fct_person_features"
+                    " where one_id = 'p000003'"
+                ).fetchall()
+            )
+        assert len(found) == 1, (days, found)
+        told.append(found.pop())
+    orders = told[0][2]
+    parts = (orders, 2 * orders, 2 * orders + 1, 2 * orders + 1, 3 * orders)  # refunds before each cut, of 5 yuan each
+    assert told == [(5 * known, orders, orders) for known in parts]
+    for brand in brands:
+        brand.con.close()
+
+
+def test_who_is_gone_holds_nothing_by_increment_too() -> None:
+    """Groups whose rows are looked for among few people as well: merged into another, and forgotten."""
+    run_days(
+        [
+            {"ahead": 1, "changed": False, "tagged": True, "edits": edits}
+            for edits in ([("merge", 4, 1, -6)], [("forgotten", 2, 0, -1)])
+        ]
+    )
+
+
 def test_an_increment_computes_only_who_can_differ() -> None:
     brand = Brand(anew=False)
     brand.facts(START)
@@ -195,7 +250,7 @@ def test_an_increment_computes_only_who_can_differ() -> None:
     assert not scope.whole
     assert scope.moving == {"rfm", "value_tier"}
     assert scope.anew == {"churn_risk", "kept", "agreed"}
-    assert scope.rows.keys() == {"category_preference", "last_seen", "first_channel", "spent", "seen"}
+    assert scope.rows.keys() == {"category_preference", "last_seen", "first_channel", "spent", "returned", "seen"}
     assert brand.con.execute("select count(*) from temp.tag_scope").fetchall()[0][0] <= 3
     brand.con.close()
 

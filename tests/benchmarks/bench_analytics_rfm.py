@@ -29,7 +29,8 @@ def make_orders(folder: str, orders: int) -> duckdb.DuckDBPyConnection:
     con.execute(f"attach '{folder}/marts.duckdb' as marts_db")
     con.execute("create schema marts_db.marts")
     con.execute("create schema activation")
-    con.execute(f"create table marts_db.marts.fct_orders ({COLUMNS['fct_orders']})")
+    for table in ("fct_orders", "fct_refunds"):
+        con.execute(f"create table marts_db.marts.{table} ({COLUMNS[table]})")
     con.execute("select setseed(0.3)")
     con.execute(
         f"""

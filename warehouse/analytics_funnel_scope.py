@@ -26,6 +26,8 @@ from sqlglot import exp
 
 import cdp
 from cdp.funnels.config import Funnel
+from cdp.funnels.engine import longest_chain
+from cdp.funnels.kernel import DAYS, NO_BOUND
 from cdp.metrics.durations import microseconds
 from warehouse.analytics_common import MARTS, quoted
 from warehouse.analytics_funnel_conditions import BREAKDOWN_TABLES, columns_read, events_read, named, version_of
@@ -41,8 +43,9 @@ create table if not exists {_SEEN} (
 create table if not exists {_INPUTS} (one_id varchar, row_count bigint, one ubigint, two ubigint);
 """
 _TEMPORARY = ("funnel_inputs_changed", "funnel_scope", "funnel_journey")
-# A window of calendar days ends up to a day and a change of clocks later than one of as many hours.
-_CLOCKS = 2 * 86_400_000_000
+_DAY = 86_400_000_000
+# A window of calendar days ends up to a day and a change of clocks before or after one of as many hours.
+_CLOCKS = 2 * _DAY
 
 
 @dataclass(frozen=True)
@@ -257,11 +260,15 @@ def _moved_by_time(funnels: Sequence[Funnel], before: datetime, now: datetime) -
     for funnel in funnels:
         if funnel.since:
             yield _between(set(funnel.steps[0].events), before, now, microseconds(funnel.since))
-        lengths = [funnel.window.total] if funnel.window.total else [step.within for step in funnel.steps[1:]]
-        if funnel.mature_only and all(lengths):
-            # Units whose window is open are not kept, so those that may have ended since are made again.
-            longest = sum(microseconds(length) for length in lengths if length) + _CLOCKS
-            yield _between(events_read(funnel), before, now, longest, until=0)
+        kind, length = longest_chain(funnel)
+        if kind == NO_BOUND or not (funnel.entry == "any" or funnel.mature_only):
+            continue
+        # Entries whose window has ended since: another chain of theirs may be the best one of those that are no longer
+        # young.
+        slack = _CLOCKS if kind == DAYS else 0
+        entries = events_read(funnel) if funnel.order == "any" else set(funnel.steps[0].events)
+        back = length * _DAY if kind == DAYS else length
+        yield _between(entries, before, now, back + slack, until=back - slack)
 
 
 def _between(names: set[str] | None, before: datetime, now: datetime, back: int, *, until: int | None = None) -> str:

@@ -35,18 +35,19 @@ def steps_sql(funnel: Funnel, cut: Cut, people: str) -> str:
     counts = ", ".join(_counted(funnel, number) for number in numbers)
     return f"""
         with placed as (
-            select bucket_start, breakdown_value, is_matured, step_ats, {places} from {people}
+            select bucket_start, breakdown_value, is_best, is_matured, step_ats, {places} from {people}
         ),
         timed as (
-            select bucket_start, breakdown_value, is_matured, {times} from placed
+            select bucket_start, breakdown_value, is_best, is_matured, {times} from placed
         ),
         cells as (
-            select {", ".join([*parts, *totals])}, count(*) as entered,
+            select {", ".join([*parts, *totals])}, count(*) filter (where is_best) as entered,
                 count(*) filter (where is_matured) as matured_entered, [{counts}] as steps
             from timed group by {f"cube ({', '.join(split)})" if split else "()"}
         ),
         counted as (
-            select cells.* exclude (steps), unnest(steps, recursive := true) from cells where entered > 0
+            select cells.* exclude (steps), unnest(steps, recursive := true) from cells
+            where entered > 0 or matured_entered > 0
         )
         select {quoted(funnel.id)} as funnel_id, {quoted(version_of(funnel))} as funnel_version,
             timestamptz '{cut.at.isoformat()}' as as_of, all_buckets, bucket_start, all_values, breakdown_value,
@@ -69,9 +70,10 @@ def _counted(funnel: Funnel, number: int) -> str:
     step, age = funnel.steps[number - 1], f"age_{number}"
     return (
         f"{{step_no: {number}, step_id: {quoted(step.id)}, label: {quoted(step.label or step.id)},"
-        f" is_optional: {str(step.optional).lower()}, reached: count({age}),"
+        f" is_optional: {str(step.optional).lower()}, reached: count({age}) filter (where is_best),"
         f" matured_reached: count({age}) filter (where is_matured),"
-        f" gaps: quantile_cont(gap_{number}, {list(_SHARES.values())}), age: quantile_cont({age}, 0.5)}}"
+        f" gaps: quantile_cont(gap_{number}, {list(_SHARES.values())}) filter (where is_best),"
+        f" age: quantile_cont({age}, 0.5) filter (where is_best)}}"
     )
 
 
@@ -96,7 +98,9 @@ STEPS_ORDERED = (
     "select * from temp.funnel_steps_all"
     " order by funnel_id, all_buckets desc, bucket_start, all_values desc, breakdown_value nulls last, step_no"
 )
-PEOPLE_ORDERED = "select * from temp.funnel_people_all order by funnel_id, one_id, unit_key, hold_key, attempt"
+PEOPLE_ORDERED = (
+    "select * from temp.funnel_people_all order by funnel_id, one_id, unit_key, hold_key, attempt, is_best desc"
+)
 
 STEP_TYPES = {
     "funnel_id": "text",
@@ -135,6 +139,7 @@ PEOPLE_TYPES = {
     "unit_key": "text",
     "hold_key": "text[]",
     "attempt": "bigint",
+    "is_best": "boolean",
     "level": "bigint",
     "distinct_steps": "bigint",
     "step_count": "int",
@@ -170,7 +175,7 @@ STEP_TEXT = (
         "step_rate": "reached ÷ reached of the last step before that may not be skipped",
         "rate_low": "Wilson 95 % lower bound of rate",
         "rate_high": "Wilson 95 % upper bound of rate",
-        "matured_entered": "units whose window has ended",
+        "matured_entered": "units with an entry whose window has ended",
         "matured_reached": "of these, reached the step",
         "matured_rate": "matured_reached ÷ matured_entered",
         "matured_rate_low": "Wilson 95 % lower bound of matured_rate",
@@ -184,7 +189,8 @@ STEP_TEXT = (
 )
 PEOPLE_TEXT = (
     "漏斗明细：每个漏斗、每个进入者一行 | "
-    "One row per funnel and unit with an entry event (per attempt with `entry: each`), with the events that show it.",
+    "One row per funnel and unit with an entry event (per attempt with `entry: each`), with the events that show it; "
+    "beside a young best chain a second row, where `is_best` is false.",
     {
         "funnel_id": "id in config/funnels.yaml",
         "funnel_version": "changes with the definition",
@@ -193,6 +199,8 @@ PEOPLE_TEXT = (
         "unit_key": "value of the column that `unit` names; null where the unit is the person",
         "hold_key": "values of the hold keys",
         "attempt": "number of the attempt of the unit, from 1",
+        "is_best": "false: the unit's best chain is too young to be judged, and this is the best one of those that are "
+        "not; it counts in the matured columns alone",
         "level": "deepest step reached; 0 = excluded from the first step on",
         "distinct_steps": "distinct steps done",
         "step_count": "steps of the funnel",

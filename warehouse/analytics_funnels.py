@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, fields, replace
+from datetime import date, datetime
 
 import duckdb
 import numpy as np
@@ -14,7 +14,7 @@ import polars as pl
 from cdp.config import nearest
 from cdp.errors import ConfigError
 from cdp.funnels.config import Funnel, FunnelsConfig
-from cdp.funnels.engine import Events, Levels, levels, longest_chain
+from cdp.funnels.engine import UNBOUNDED, Events, Levels, last_matured_entry, levels, longest_chain
 from cdp.funnels.kernel import DAYS, NO_BOUND
 from cdp.metrics.durations import microseconds
 from cdp.metrics.lineage import require_consent
@@ -242,10 +242,36 @@ def _compute(
     people = f" and one_id in (select one_id from {marts}.fct_person_features where {agreeing})" if agreeing else ""
     _collect(con, funnel, journey, people)
     events, keys = _fetch(con)
-    result = levels(funnel, events, timezone=timezone)
-    _store(con, result, keys)
+    until = _last_matured_entry(funnel, cut, timezone)
+    result = levels(funnel, events, timezone=timezone, until=until if funnel.mature_only else UNBOUNDED)
+    _store(con, result, _matured_beside(funnel, events, result, timezone, until), keys)
     _people(con, funnel, cut, marts, journey)
     return result
+
+
+def _last_matured_entry(funnel: Funnel, cut: Cut, timezone: str) -> int:
+    """As `last_matured_entry`. Only where the best chain is chosen can a younger entry take the place of another."""
+    if funnel.entry != "any":
+        return UNBOUNDED
+    day = (cut.day - date(1970, 1, 1)).days
+    return last_matured_entry(funnel, cut=round(cut.at.timestamp() * 1_000_000), cut_day=day, timezone=timezone)
+
+
+def _matured_beside(funnel: Funnel, events: Events, best: Levels, timezone: str, until: int) -> Levels:
+    """For units whose best chain began after *until*: the best one of those that began before, if there is one. It
+    counts among what has matured, so that a young entry changes nothing there."""
+    young = best.unit[best.entry > until]
+    if not len(young):
+        return best.take(young)
+    starts, stops = events.offsets[young], events.offsets[young + 1]
+    rows = np.concatenate([np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)])
+    few = Events(
+        np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64),
+        *(column[rows] for column in (events.t, events.mask, events.excl, events.day)),
+    )
+    found = levels(funnel, few, timezone=timezone, until=until)
+    chain = np.where(found.chain < 0, -1, rows[np.maximum(found.chain, 0)])
+    return replace(found, unit=young[found.unit], chain=chain)
 
 
 def _collect(con: duckdb.DuckDBPyConnection, funnel: Funnel, journey: str, people: str) -> None:
@@ -335,11 +361,14 @@ def _fetch(con: duckdb.DuckDBPyConnection) -> tuple[Events, np.ndarray]:
     return Events(offsets, t, mask, excl, day), key
 
 
-def _store(con: duckdb.DuckDBPyConnection, result: Levels, keys: np.ndarray) -> None:
+def _store(con: duckdb.DuckDBPyConnection, best: Levels, beside: Levels, keys: np.ndarray) -> None:
     """Temp tables `funnel_rows` (levels) and `funnel_evidence` (one row per reached step, with its event)."""
+    pairs = ((getattr(best, item.name), getattr(beside, item.name)) for item in fields(Levels))
+    result = Levels(*(np.concatenate(pair) for pair in pairs))
     rows = pl.DataFrame(
         {
             "row_no": np.arange(len(result.unit)),
+            "is_best": np.arange(len(result.unit)) < len(best.unit),
             "unit_no": result.unit,
             "level": result.level,
             "distinct_steps": result.distinct,
@@ -378,7 +407,8 @@ def _people(con: duckdb.DuckDBPyConnection, funnel: Funnel, cut: Cut, marts: str
         ),
         rows as (
             select units.one_id, units.unit_key, {hold} as hold_key, rows.row_no, rows.level, rows.distinct_steps,
-                row_number() over (partition by rows.unit_no order by rows.row_no) as attempt,
+                rows.is_best,
+                row_number() over (partition by rows.unit_no, rows.is_best order by rows.row_no) as attempt,
                 make_timestamptz(rows.entry_us) as entry_at,
                 case when rows.level > 0 then make_timestamptz(rows.goal_us) end as goal_at,
                 cast(timezone(getvariable('funnel_zone'), make_timestamptz(rows.entry_us)) as date) as entry_date,
@@ -393,7 +423,8 @@ def _people(con: duckdb.DuckDBPyConnection, funnel: Funnel, cut: Cut, marts: str
             {_breakdown_join(funnel, marts, journey)}
         )
         select {quoted(funnel.id)} as funnel_id, {quoted(version_of(funnel))} as funnel_version,
-            timestamptz '{cut.at.isoformat()}' as as_of, one_id, unit_key, hold_key, attempt, level, distinct_steps,
+            timestamptz '{cut.at.isoformat()}' as as_of, one_id, unit_key, hold_key, attempt, is_best, level,
+            distinct_steps,
             {last} as step_count, entry_at, goal_at, window_ends_at,
             coalesce(window_ends_at < getvariable('funnel_cut'), true) as is_matured,
             {bucket} as bucket_start, breakdown_value, event_keys, step_nos, step_ats,

@@ -74,25 +74,42 @@ def day_ends(first_day: int, last_day: int, timezone: str) -> Ints:
     return np.array(ends, dtype=np.int64)
 
 
-def levels(funnel: Funnel, events: Events, *, timezone: str) -> Levels:
+def levels(funnel: Funnel, events: Events, *, timezone: str, until: int = UNBOUNDED) -> Levels:
     """The level of every unit that has an entry event, with the chain that shows it.
 
-    Among chains of maximal level: earliest goal, then latest entry, then lowest events in (time, key) order.
+    Among chains of maximal level: earliest goal, then latest entry, then lowest events in (time, key) order. *until*:
+    the last instant at which a chain may begin.
     """
+    if until < UNBOUNDED and funnel.order != "any":
+        events = replace(events, mask=np.where(events.t > until, events.mask & ~1, events.mask))
     first_day = int(events.day.min()) if len(events.day) else 0
     longest = sum(whole_days(item) or 0 for item in _lengths(funnel))
     last_day = (int(events.day.max()) if len(events.day) else 0) + longest + 1
-    clock = _Clock(events.day - first_day, day_ends(first_day, last_day, timezone))
+    clock = _Clock(events.day - first_day, day_ends(first_day, last_day, timezone), until)
     starts, stops = events.offsets[:-1], events.offsets[1:]
     if funnel.entry == "each":
         return _attempts(funnel, events, clock, starts, stops)
     return _best(funnel, events, clock, starts, stops)
 
 
+def last_matured_entry(funnel: Funnel, *, cut: int, cut_day: int, timezone: str) -> int:
+    """The last instant at which a chain may have begun whose time is over at *cut*, the beginning of the local day
+    *cut_day* (microseconds, days since 1970)."""
+    kind, length = longest_chain(funnel)
+    if kind == kernel.NO_BOUND:
+        return UNBOUNDED
+    if kind == kernel.DAYS:
+        return int(day_ends(cut_day - length, cut_day - length, timezone)[0])
+    return cut - length - 1
+
+
 @dataclass(frozen=True)
 class _Clock:
+    """*until*: the last instant at which a chain may begin."""
+
     day: Ints
     ends: Ints
+    until: int
 
 
 def _lengths(funnel: Funnel) -> list[str]:
@@ -184,6 +201,7 @@ def _plain(funnel: Funnel, events: Events, clock: _Clock, steps: tuple[int, ...]
         ex_from=exclusions[0],
         ex_to=exclusions[1],
         ex_drop=exclusions[2],
+        until=clock.until,
     )
     line = kernel.Timeline(events.t, mask, excl, clock.day, clock.ends, any_step=events.mask)
     unit, level, distinct, entry, goal = (np.zeros(size, dtype=np.int64) for _ in range(5))

@@ -43,6 +43,8 @@ class Shape(NamedTuple):
     *adjacent*: no event between two steps. *from_first*: chains begin at the unit's first entry event. *attempt*: an
     exclusion that ends the chain also ends the reading. *tolerance*: events at most this far apart are simultaneous.
     *ex_from*, *ex_to*, *ex_drop*: per exclusion, the steps it lies between, and whether it voids the chain or cuts it.
+    *until*: the last instant at which a chain may begin; only `order: any` looks at it (elsewhere later events are no
+    entries in the masks).
     """
 
     k: int
@@ -57,6 +59,7 @@ class Shape(NamedTuple):
     ex_from: Ints
     ex_to: Ints
     ex_drop: NDArray[np.bool_]
+    until: int
 
 
 class Rows(NamedTuple):

@@ -54,10 +54,10 @@ def walk_unordered(line, shape, starts, stops, into):  # type: ignore[no-untyped
     for u in range(len(starts)):
         lo, hi = starts[u], stops[u]
         first = _entry(line, shape, lo, hi)
-        if first == hi:
+        if first == hi or not _may_begin(line, shape, first, hi):
             continue
         over = np.int64(2**62)
-        if shape.from_first or len(shape.ex_drop):
+        if shape.from_first or len(shape.ex_drop) or shape.until < 2**62:
             best, distinct, best_left, best_right, over = _each_left(line, shape, first, hi, work)
         else:
             best, distinct, best_left, best_right = _sliding(line, shape, first, hi, work)
@@ -114,7 +114,7 @@ def _each_left(line, shape, first, hi, work):  # type: ignore[no-untyped-def]
     broken = np.int64(2**62)
     end_open = shape.win[0] == 1 and shape.boundary == 0
     left = first
-    while left < hi:
+    while left < hi and line.t[left] <= shape.until:
         limit = _window_end(line, shape, left)
         stop = left
         while stop < hi and line.t[stop] <= limit:
@@ -129,6 +129,23 @@ def _each_left(line, shape, first, hi, work):  # type: ignore[no-untyped-def]
         while left < hi and line.t[left] == moment:
             left += 1
     return best, distinct, best_left, best_right, broken
+
+
+@njit(cache=True)
+def _may_begin(line, shape, first, hi):  # type: ignore[no-untyped-def]
+    """Does a window that begins at *first* or later, and not after *until*, hold an event of step 1?"""
+    has = first
+    for i in range(first, hi):
+        if line.t[i] > shape.until:
+            return False
+        has = max(has, i)
+        while has < hi and not line.mask[has] & 1:
+            has += 1
+        if has == hi:
+            return False
+        if line.any_step[i] and line.t[has] <= _window_end(line, shape, i):
+            return True
+    return False
 
 
 @njit(cache=True)

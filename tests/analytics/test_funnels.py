@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cdp.config import parse
@@ -220,23 +223,28 @@ def test_parts_sum_to_the_whole_and_counts_follow_from_the_evidence(options: str
     wrong = con.execute(
         f"""
         with kinds as (
-            select step_no, entered, reached,
+            select step_no, entered, reached, matured_entered, matured_reached,
                 case when all_buckets and all_values then 'whole' when all_buckets then 'values'
                     when all_values then 'buckets' else 'cells' end as kind
             from {MARTS}.fct_funnel_steps
         )
-        select step_no from (select step_no, kind, sum(entered) as entered, sum(reached) as reached from kinds group
-            by all)
-        group by step_no having count(distinct (entered, reached)) > 1 or count(*) <> 4
+        select step_no from (
+            select step_no, kind, sum(entered) as entered, sum(reached) as reached,
+                sum(matured_entered) as matured_entered, sum(matured_reached) as matured_reached
+            from kinds group by all
+        )
+        group by step_no
+        having count(distinct (entered, reached, matured_entered, matured_reached)) > 1 or count(*) <> 4
         """
     ).fetchall()
     assert wrong == []
     recounted = con.execute(
         f"""
         with evidence as (
-            select one_id, unnest(step_nos) as step_no, unnest(event_keys) as event_key from {MARTS}.fct_funnel_people
+            select one_id, is_best, is_matured, unnest(step_nos) as step_no, unnest(event_keys) as event_key
+            from {MARTS}.fct_funnel_people
         )
-        select evidence.step_no, count(*) from evidence
+        select evidence.step_no, count(*) filter (where is_best), count(*) filter (where is_matured) from evidence
         inner join {MARTS}.fct_journey as journey using (one_id, event_key)
         where case evidence.step_no when 1 then journey.event_name in ('page_view', 'product_view')
             when 2 then journey.event_name = 'add_to_cart' else journey.event_name = 'order_paid' end
@@ -244,7 +252,11 @@ def test_parts_sum_to_the_whole_and_counts_follow_from_the_evidence(options: str
         """
     ).fetchall()
     assert len(recounted) == 3
-    assert [count for _, count in recounted] == reached(con)
+    assert [best for _, best, _ in recounted] == reached(con)
+    matured = con.execute(
+        f"select matured_reached from {MARTS}.fct_funnel_steps where all_buckets and all_values order by step_no"
+    ).fetchall()
+    assert [(ripe,) for _, _, ripe in recounted] == matured
     con.close()
 
 
@@ -272,6 +284,65 @@ def test_a_young_entry_never_changes_the_matured_rate(con: duckdb.DuckDBPyConnec
     assert bounds == pytest.approx(expected, rel=1e-9)
     build(con, TWO % ", mature_only: true")
     assert con.execute(f"select max(entered) from {MARTS}.fct_funnel_steps").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize("options", ["", ", order: any", ", order: adjacent", ", ties: strictly_after"])
+def test_the_best_chain_may_be_young_and_another_matured(con: duckdb.DuckDBPyConnection, options: str) -> None:
+    """The person's row is the young chain's; the older one stands beside it, and counts where chains have matured."""
+    journey(con, ("p", "a", "2026-01-01 10:00"), ("q", "a", "2026-01-01 10:00"), ("q", "b", "2026-01-01 11:00"))
+    again = {"event_key": "again"}, {"event_key": "bought"}
+    journey(con, ("p", "a", "2026-03-01 10:00", again[0]), ("p", "b", "2026-03-01 11:00", again[1]))
+    build(con, TWO % options)
+    steps = con.execute(
+        f"select entered, reached, matured_entered, matured_reached from {MARTS}.fct_funnel_steps"
+        " where all_buckets and all_values order by step_no"
+    ).fetchall()
+    assert steps == [(2, 2, 2, 2), (2, 2, 2, 1)]
+    people = con.execute(
+        f"select one_id, is_best, is_matured, level, event_keys from {MARTS}.fct_funnel_people order by 1, 2"
+    ).fetchall()
+    assert people == [
+        ("p", False, True, 1, ["p-000"]),
+        ("p", True, False, 2, ["again", "bought"]),
+        ("q", True, True, 2, ["q-001", "q-002"]),
+    ]
+
+
+MODES = ["", "order: any", "order: adjacent", "entry: first", "entry: each", "ties: strictly_after",
+         "ties: {tolerance: 2s}", "window: {total: 5d, clock: natural_day}", "window: {}",
+         "exclude: [{event: x, from: v, to: p}]", "order: any, exclude: [{event: x, effect: truncate}]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", MODES)
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate]
+)
+@given(data=st.data())
+def test_who_enters_again_never_changes_what_has_matured(options: str, data: st.DataObject) -> None:
+    """Design row 4 for people who entered before as well, bucket by bucket and whatever the chain (the window is five
+    days, the cut the second of March)."""
+    happened = st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from("abcx"), st.integers(0, 90)), max_size=12)
+    step = "within: 2d" if options == "window: {}" else "optional: " + ("true" if data.draw(st.booleans()) else "false")
+    options = options if "window" in options else f"window: {{total: 5d}}{', ' * bool(options)}{options}"
+    funnel = (
+        f"funnels: [{{id: f, steps: [{{id: v, event: a}}, {{id: c, event: b, {step}}}, {{id: p, event: [a, c]"
+        f"{', within: 2d' if 'within' in step else ''}}}], bucket: {{grain: day}}, {options}}}]"
+    )
+    con = open_memory(AS_OF, ZONE)
+    told = []
+    for first_day in (datetime(2026, 2, 12), datetime(2026, 2, 26, 2)):
+        for number, (person, name, hours) in enumerate(data.draw(happened)):
+            key = {"event_key": f"{first_day:%d}-{number:03d}"}
+            journey(con, (person, name, f"{first_day + timedelta(hours=hours):%Y-%m-%d %H:%M}", key))
+        build(con, funnel)
+        told.append(
+            con.execute(
+                "select columns('matured|bucket|step_no') from "
+                f"{MARTS}.fct_funnel_steps where matured_entered > 0 order by all"
+            ).fetchall()
+        )
+    con.close()
+    assert told[0] == told[1]
 
 
 def test_natural_days_end_at_the_brands_midnight(con: duckdb.DuckDBPyConnection) -> None:

@@ -64,7 +64,7 @@ def run_funnel(
 
 def funnel_levels(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
     rows = con.execute(
-        f"select one_id, list(level order by hold_key, attempt) from {MARTS}.fct_funnel_people group by 1"
+        f"select one_id, list(level order by hold_key, attempt) from {MARTS}.fct_funnel_people where is_best group by 1"
     ).fetchall()
     return dict(rows)
 

@@ -56,17 +56,26 @@ def plan_scope(con: duckdb.DuckDBPyConnection, tags: TagsConfig, cut: datetime) 
     """Compare what the last run has seen with what there is; makes `temp.tag_scope(one_id)`, the people of 1., unless
     the whole is computed."""
     drop_scope(con)
+    feeds = {feed: newest_run(con, feed) for feed in (FACTS, ACTIVITY, EVENTS, INPUTS)}
+    if feeds[FACTS] is None:
+        return TagScope(feeds, cut, None)
     day = con.execute(f"select max(as_of_date) from {MARTS}.fct_person_facts").fetchall()[0][0]
-    now = TagScope({feed: newest_run(con, feed) for feed in (FACTS, ACTIVITY, EVENTS, INPUTS)}, cut, day)
+    now = TagScope(feeds, cut, day)
     seen = con.execute("select * from activation.tag_seen").fetchall()
     if not seen:
         return now
-    feeds, old_cut, old_day, consent, thresholds = seen[0]
-    since = {feed: touched_since_sql(con, feed, run) for feed, run in json.loads(feeds).items()}
+    seen_feeds, old_cut, old_day, consent, thresholds = seen[0]
+    since = {feed: touched_since_sql(con, feed, run) for feed, run in json.loads(seen_feeds).items()}
     touched = f"{since[FACTS]} union {since[ACTIVITY]}" if since[FACTS] and since[ACTIVITY] else None
     steady, counters = feature_columns(con)
     asked = {name for condition in _consent(tags).values() for name in columns_of(condition)}
-    if touched is None or cut < old_cut or json.loads(consent) != _consent(tags) or not asked <= steady:
+    if (
+        touched is None
+        or old_day is None
+        or cut < old_cut
+        or json.loads(consent) != _consent(tags)
+        or not asked <= steady
+    ):
         return now
     fit_columns(con, tags)
     con.execute(f"create or replace temp table tag_touched as {touched}")

@@ -52,7 +52,7 @@ def _bring_history_in_step(con: duckdb.DuckDBPyConnection) -> int:
     con.execute(
         f"""
         create or replace temp table tag_holders as
-        select tag_group, value, sum(holders) as holders from (
+        select tag_group, value, cast(sum(holders) as bigint) as holders from (
             select tag_group, value, holders from {MARTS}.dim_tags
             union all
             select tag_group, value, count(*) filter (where closed_run is null)

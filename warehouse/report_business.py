@@ -322,7 +322,7 @@ def _lifetime(page: Context) -> tuple[list[Fact], list[Grid], str]:
     reasons = page.rows("select any_value(reason) as reason from marts.dim_ltv_models") if _has_models(page) else []
     reason = reasons[0]["reason"] if reasons else None
     lead = t("预测未发布，只列历史", "Predictions are not published; only history is shown")
-    return facts, _models(page), f"{lead}{t('：', ': ')}{json.loads(reason)}" if reason else lead
+    return facts, _models(page), f"{lead}{t('：', ': ')}{reason}" if reason else lead
 
 
 def _has_models(page: Context) -> bool:

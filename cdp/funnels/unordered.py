@@ -183,6 +183,8 @@ def _from_left(line, shape, left, stop, limit, end_open):  # type: ignore[no-unt
     for i in range(left, stop):
         if not line.excl[i] or line.t[i] == line.t[left] or (end_open and line.t[i] == limit):
             continue
+        if shape.attempt and line.t[i] > broken:
+            break  # the attempt was over before
         broken = min(broken, line.t[i])
         for r in range(len(shape.ex_drop)):
             if (line.excl[i] >> r) & 1 and shape.ex_drop[r]:
